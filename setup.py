@@ -1,0 +1,69 @@
+"""Packaging of ssa-analyze. Tool settings live in pyproject.toml.
+
+``cli/`` and ``reports/`` are folders at the top of the repository; they install inside the package, as
+``ssa_analysis.cli`` and ``ssa_analysis.reports``, so that nothing called ``cli`` lands in site-packages.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "ssa_analysis" / "version.py").read_text(), re.M).group(1)
+
+# The floors below are run by the test suite on Python 3.10 (see CONTRIBUTING.md for the command).
+# torchvision pins the torch release it was built for, which keeps the two a matching pair.
+REQUIREMENTS = [
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "pyhessian>=0.1",
+    "scipy>=1.11",
+    "numpy>=1.26",
+    "pandas>=2.1",
+    "matplotlib>=3.8",
+    "click>=8.1.7",
+    "kornia>=0.7.3",
+    "scikit-learn>=1.3",
+    "safetensors>=0.4.3",
+    "jinja2>=3.1.3",
+    "tomli>=2.0; python_version < '3.11'",
+]
+EXTRAS = {
+    "parquet": ["pyarrow>=14"],
+    "tensorboard": ["tensorboard>=2.14"],
+}
+EXTRAS["test"] = ["pytest>=8.2", "hypothesis>=6.100", "pytest-xdist>=3.6", *EXTRAS["parquet"], "pytorch-metric-learning>=2.5"]
+EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11", "pandas-stubs", "scipy-stubs; python_version >= '3.11'"]
+
+setup(
+    name="ssa-analysis",
+    version=VERSION,
+    description="Sharpness, shift, robustness and bounds of self-supervised vision checkpoints",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.10",
+    packages=[
+        *find_packages(include=["ssa_analysis", "ssa_analysis.*"]),
+        "ssa_analysis.cli",
+        "ssa_analysis.reports",
+        "ssa_analysis.reports.figures",
+    ],
+    package_dir={"ssa_analysis.cli": "cli", "ssa_analysis.reports": "reports"},
+    package_data={"ssa_analysis": ["py.typed"], "ssa_analysis.reports": ["*.html", "*.css", "*.js", "*.mplstyle"]},
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["ssa-analyze = ssa_analysis.cli.main:main"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,1 @@
+"""Any checkpoint file -> Encoder, safely."""

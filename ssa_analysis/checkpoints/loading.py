@@ -1,0 +1,118 @@
+"""Checkpoint file -> Encoder with every tensor accounted for, or an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssa_analysis.checkpoints.layouts import LAYOUTS, Recognised, batchnorm_counters
+from ssa_analysis.checkpoints.reading import file_hash, read_file
+from ssa_analysis.errors import CheckpointError, SSAError
+from ssa_analysis.models.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was found in a file and what became of it."""
+
+    path: str
+    sha256: str
+    layout: str
+    arch: str
+    tensors: int
+    parameters: int
+    has_projector: bool
+    left_over: dict[str, str]
+    assumptions: list[str]
+    training: dict[str, Any]
+
+    @property
+    def method(self) -> str:
+        """The training method, or the layout's name where the file does not say."""
+        return str(self.training.get("settings", {}).get("method", self.layout))
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """An encoder in evaluation mode on the CPU, and the report of how it was loaded."""
+
+    encoder: Encoder
+    report: LoadReport
+
+
+def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
+    """Read, recognise, build and fill an encoder.
+
+    Raises:
+        CheckpointError: unreadable, refused, unknown layout, keys or shapes that do not fit, weights not finite.
+    """
+    path = Path(path)
+    sha256 = file_hash(path)
+    payload = read_file(path)
+    for name, layout in LAYOUTS:
+        if layout.matches(payload):
+            found = _recognise(path, name, layout.recognise, payload)
+            break
+    else:
+        raise CheckpointError(f"{path}: {_describe(payload)}; known layouts: {', '.join(LAYOUTS.names())}")
+    _fill(path, found)
+    report = LoadReport(
+        path=str(path),
+        sha256=sha256,
+        layout=name,
+        arch=found.arch,
+        tensors=len(found.tensors),
+        parameters=sum(p.numel() for p in found.encoder.parameters()),
+        has_projector=found.encoder.projector is not None,
+        left_over=found.left_over,
+        assumptions=found.assumptions,
+        training=found.training,
+    )
+    return LoadedCheckpoint(found.encoder.eval(), report)
+
+
+def _recognise(path: Path, layout: str, recognise: Any, payload: Any) -> Recognised:
+    try:
+        found: Recognised = recognise(payload)
+    except SSAError as error:
+        raise CheckpointError(f"{path}: looks like {layout}, but {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path}: looks like {layout}, but is damaged or of another version ({what})") from error
+    return found
+
+
+def _describe(payload: Any) -> str:
+    if not isinstance(payload, dict):
+        return f"holds a {type(payload).__name__}, not a state dict"
+    keys = [str(k) for k in payload][:4]
+    return f"unknown layout (first keys: {', '.join(keys) or 'none'})"
+
+
+def _fill(path: Path, found: Recognised) -> None:
+    """Copy the tensors into the encoder; every key of the encoder must be met, and every tensor must be placed."""
+    expected = found.encoder.state_dict()
+    optional = batchnorm_counters(found.encoder)
+    missing = [k for k in expected if k not in found.tensors and k not in optional]
+    unknown = [k for k in found.tensors if k not in expected]
+    if missing or unknown:
+        parts = []
+        if missing:
+            parts.append(f"{len(missing)} tensors are missing, first {missing[0]!r}")
+        if unknown:
+            parts.append(f"{len(unknown)} have no place, first {unknown[0]!r}")
+        raise CheckpointError(f"{path}: does not fit {found.arch}: {'; '.join(parts)}")
+    for key, tensor in found.tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path}: {key!r} is a {type(tensor).__name__}, not a tensor")
+        if tensor.shape != expected[key].shape:
+            raise CheckpointError(
+                f"{path}: {key!r} has shape {tuple(tensor.shape)}, {found.arch} expects {tuple(expected[key].shape)}"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {key!r} holds NaN or infinite weights; the training run has diverged")
+    found.encoder.load_state_dict(found.tensors, strict=False)

@@ -1,0 +1,1 @@
+"""Images, splits, views, pairs and corruptions."""

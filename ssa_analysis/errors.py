@@ -1,0 +1,31 @@
+"""Errors meant for people: each message is one line that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class SSAError(Exception):
+    """Base of every error a user can cause. The CLI prints its message without a traceback."""
+
+
+class CheckpointError(SSAError):
+    """A checkpoint file that cannot be read, is refused, or does not fit its architecture."""
+
+
+class DataError(SSAError):
+    """A data set that is absent, malformed or too small for what was asked of it."""
+
+
+class SettingsError(SSAError):
+    """A setting that is unknown or out of range."""
+
+
+class MeasureError(SSAError):
+    """A measure that cannot say anything about this checkpoint on this data."""
+
+
+class StoreError(SSAError):
+    """A score store that cannot be opened, read or written."""
+
+
+class OutputError(SSAError):
+    """A folder or file that cannot be written."""

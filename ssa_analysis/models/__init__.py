@@ -1,0 +1,1 @@
+"""Backbones, projector and the Encoder that the measures see."""

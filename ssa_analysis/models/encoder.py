@@ -1,0 +1,85 @@
+"""Encoder: what every measure sees of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ssa_analysis.data.views import ViewRecipe, to_float
+from ssa_analysis.errors import MeasureError
+
+
+class Projector(nn.Sequential):
+    """MLP projector: linear layers with BatchNorm and ReLU between them (Chen et al. 2020, section 4.2)."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        layers: list[nn.Module] = []
+        for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            last = i == len(sizes) - 2
+            layers.append(nn.Linear(a, b, bias=last))
+            if not last:
+                layers += [nn.BatchNorm1d(b), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
+
+
+class Encoder(nn.Module):
+    """Backbone, projector and input normalisation.
+
+    ``features`` gives h, before the projector; ``embed`` gives z, after it, with unit norm. Both take images in
+    [0, 1] (or uint8): the normalisation is part of the encoder, so that no measure can forget it.
+
+    Attributes:
+        recipe: the views it was trained with, None where unknown.
+        loss: ``tau``, ``beta`` (None: K) of its training loss; empty where unknown.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projector: nn.Module | None,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        recipe: ViewRecipe | None = None,
+        loss: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.recipe = recipe
+        self.loss = dict(loss or {})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return next(self.parameters()).device
+
+    def features(self, images: Tensor) -> Tensor:
+        """``(n, 3, h, w)`` images -> features h ``(n, feature_dim)``."""
+        h: Tensor = self.backbone((to_float(images) - self.mean) / self.std)
+        return h
+
+    def embed_features(self, h: Tensor) -> Tensor:
+        """Features ``(n, feature_dim)`` -> embedding z ``(n, d)``, unit rows; MeasureError without a projector."""
+        if self.projector is None:
+            raise MeasureError("this checkpoint has no projector: the contrastive loss and the embedding need one")
+        return normalize(self.projector(h), dim=1)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """``(n, 3, h, w)`` images -> embedding z ``(n, d)``, unit rows."""
+        return self.embed_features(self.features(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The embedding; lets the encoder stand where a plain module is expected."""
+        return self.embed(images)
+
+
+def in_batches(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device, batch: int = 512) -> Tensor:
+    """Apply ``function`` to ``images`` batch by batch without gradients; the result lies on the CPU."""
+    with torch.no_grad():
+        return torch.cat([function(chunk.to(device)).float().cpu() for chunk in images.split(batch)])

@@ -1,0 +1,118 @@
+"""Multinomial logistic regression and nearest neighbours on frozen features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """``logits = x @ weight.T + bias``; ``converged`` says whether the optimiser reached its tolerance."""
+
+    weight: Tensor  # (M, d)
+    bias: Tensor  # (M,)
+    converged: bool
+    gradient_norm: float
+
+    def logits(self, x: Tensor) -> Tensor:
+        """``(n, M)``."""
+        return x.to(self.weight) @ self.weight.T + self.bias
+
+
+def fit_logistic(
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    *,
+    l2: float = 0.0,
+    start: tuple[Tensor, Tensor] | None = None,
+    weights: Tensor | None = None,
+    max_iterations: int = 1000,
+    tolerance: float = 1e-6,
+) -> LinearClassifier:
+    """Minimise ``mean cross-entropy + l2/2 |W|^2`` (bias unpenalised) by L-BFGS in float64, to convergence.
+
+    scikit-learn's ``LogisticRegression(C=1/(n l2))`` has the same minimiser.
+
+    Args:
+        x: ``(n, d)``. y: ``(n,)`` in 0..classes-1.
+        start: weight ``(M, d)`` and bias ``(M,)`` to start from; zeros by default.
+        weights: ``(n,)`` probabilities over the samples; uniform by default.
+    """
+    x = x.double()
+    y = y.to(x.device)
+    n, d = x.shape
+    share = (torch.full((n,), 1 / n) if weights is None else weights / weights.sum()).to(x)
+    one_hot = torch.nn.functional.one_hot(y, classes).to(x)
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        parameters = torch.as_tensor(flat, device=x.device).view(classes, d + 1)
+        weight, bias = parameters[:, :d], parameters[:, d]
+        logits = x @ weight.T + bias
+        log_normaliser = torch.logsumexp(logits, 1)
+        loss = (share * (log_normaliser - (logits * one_hot).sum(1))).sum() + l2 / 2 * weight.square().sum()
+        residual = share[:, None] * (torch.exp(logits - log_normaliser[:, None]) - one_hot)
+        gradient = torch.cat([residual.T @ x + l2 * weight, residual.sum(0)[:, None]], 1)
+        return float(loss), gradient.reshape(-1).cpu().numpy()
+
+    initial = torch.zeros(classes, d + 1, dtype=torch.float64)
+    if start is not None:
+        initial = torch.cat([start[0].double().cpu(), start[1].double().cpu()[:, None]], 1)
+    result = minimize(
+        objective,
+        initial.reshape(-1).numpy(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": tolerance, "ftol": 1e-12, "maxcor": 20},
+    )
+    solution = torch.as_tensor(result.x, device=x.device).view(classes, d + 1)
+    # scipy's own flag is also raised by its test on the decrease of the loss, far from the optimum on flat losses
+    gradient_norm = float(np.abs(result.jac).max())
+    converged = gradient_norm <= max(tolerance, 1e-4)
+    return LinearClassifier(solution[:, :d], solution[:, d], bool(converged), gradient_norm)
+
+
+def standardise(reference: Tensor, *others: Tensor) -> list[Tensor]:
+    """Shift and scale columns by the mean and standard deviation of ``reference``; constant columns become 0."""
+    mean, std = reference.mean(0), reference.std(0, correction=0)
+    scale = torch.where(std > 1e-8 * std.max().clamp_min(1e-30), 1 / std, torch.zeros_like(std))
+    return [(t - mean) * scale for t in (reference, *others)]
+
+
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """``(n,)`` bool: whether the largest logit is the label's."""
+    return logits.argmax(1) == y.to(logits.device)
+
+
+def mean_cross_entropy(logits: Tensor, y: Tensor) -> float:
+    """Mean cross-entropy in nats."""
+    return float(cross_entropy(logits, y.to(logits.device)))
+
+
+def knn_predict(
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, *, k: int = 200, temperature: float | None = 0.1
+) -> Tensor:
+    """k nearest neighbours by cosine similarity.
+
+    Args:
+        bank: ``(n, d)``. queries: ``(m, d)``. k: at most n is used.
+        temperature: votes weigh ``exp(similarity / temperature)`` (Wu et al. 2018); None: plain majority.
+
+    Returns:
+        ``(m,)`` predicted labels; ties go to the lower label.
+    """
+    bank, queries = normalize(bank, dim=1), normalize(queries, dim=1)
+    k = min(k, len(bank))
+    predictions = []
+    for chunk in queries.split(2048):
+        similarity, index = (chunk @ bank.T).topk(k, dim=1)
+        vote = torch.exp(similarity / temperature) if temperature else torch.ones_like(similarity)
+        score = torch.zeros(len(chunk), classes, dtype=vote.dtype, device=vote.device)
+        predictions.append(score.scatter_add_(1, bank_labels.to(vote.device)[index], vote).argmax(1))
+    return torch.cat(predictions)

@@ -1,0 +1,67 @@
+"""Bootstrap, jackknife and binomial intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate with its standard error and a two-sided interval."""
+
+    value: float
+    stderr: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], size: int, *, draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap over ``size`` units (images, checkpoints).
+
+    Args:
+        statistic: takes an index array ``(size,)`` into the units and returns a number; draws where it is not
+            finite (a constant resample has no correlation) are dropped.
+
+    Returns:
+        Value on the units themselves, standard error and percentile interval; NaN where fewer than 2 draws remain.
+    """
+    generator = np.random.default_rng(seed)
+    value = float(statistic(np.arange(size)))
+    samples = np.array([statistic(generator.integers(0, size, size)) for _ in range(draws)], dtype=float)
+    samples = samples[np.isfinite(samples)]
+    if len(samples) < 2:
+        return Interval(value, float("nan"), float("nan"), float("nan"))
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(samples.std(ddof=1)), float(low), float(high))
+
+
+def jackknife_stderr(leave_one_out: np.ndarray) -> float:
+    """Standard error from the ``(n,)`` leave-one-out values (Efron and Stein 1981)."""
+    n = len(leave_one_out)
+    return float(np.sqrt((n - 1) / n * np.square(leave_one_out - leave_one_out.mean()).sum()))
+
+
+def mean_interval(values: np.ndarray) -> Interval:
+    """Mean of ``(n,)`` independent values with its standard error and normal 95 % interval."""
+    values = np.asarray(values, dtype=float)
+    value, stderr = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+    return Interval(value, stderr, value - 1.96 * stderr, value + 1.96 * stderr)
+
+
+def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion (Wilson 1927); the standard error is the binomial one."""
+    if trials < 1:
+        raise ValueError("a proportion needs at least one trial")
+    z = float(norm.ppf((1 + level) / 2))
+    share = successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
+    stderr = float(np.sqrt(share * (1 - share) / trials))
+    # at 0 and n successes the interval ends at 0 and 1 exactly; the formula only gets there up to rounding
+    return Interval(share, stderr, float(min(share, centre - half)), float(max(share, centre + half)))

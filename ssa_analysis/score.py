@@ -1,0 +1,68 @@
+"""Score: one measured number with its error, unit and settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+JSON_FIELDS = (
+    "checkpoint", "measure", "name", "value", "stderr", "low", "high", "unit", "converged", "settings", "seconds",
+)  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """Turn non-finite floats into None, which is what JSON can say."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured number.
+
+    ``stderr`` is a standard error; ``low`` and ``high`` bound a 95 % interval, or, where
+    ``settings["error"] == "residual"``, a deterministic error bound. An exact number has all three None.
+    ``converged`` is False where an iteration stopped before its tolerance: the value is then a best effort.
+    ``arrays`` holds what a figure of this score needs (curves, grids), by name; it is stored, not printed.
+    """
+
+    measure: str
+    name: str
+    value: float
+    unit: str = ""
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
+    converged: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    checkpoint: str = ""
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def estimate(cls, measure: str, name: str, value: float, stderr: float, unit: str = "", **rest: Any) -> Score:
+        """A score with a standard error and the normal 95 % interval that follows from it."""
+        return cls(measure, name, value, unit, stderr, value - 1.96 * stderr, value + 1.96 * stderr, **rest)
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented JSON object (keys: ``JSON_FIELDS``); NaN and infinity become null."""
+        return {key: _plain(getattr(self, key)) for key in JSON_FIELDS}
+
+    def with_context(self, checkpoint: str, settings: Mapping[str, Any], seconds: float) -> Score:
+        """The same number, told where it came from; the score's own settings win over the shared ones."""
+        return replace(self, checkpoint=checkpoint, settings={**settings, **self.settings}, seconds=seconds)
+
+
+def find_score(scores: Sequence[Score], name: str) -> Score:
+    """The score called ``name``; KeyError names what there is instead."""
+    for score in scores:
+        if score.name == name:
+            return score
+    raise KeyError(f"no score {name!r} among {', '.join(sorted({s.name for s in scores}))}")

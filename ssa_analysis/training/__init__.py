@@ -1,0 +1,1 @@
+"""Training of the four methods, from SimCLR to SSA-CLR."""

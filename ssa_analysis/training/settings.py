@@ -1,0 +1,110 @@
+"""The four methods and the settings of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ssa_analysis.data.fourier import FourierSettings
+from ssa_analysis.errors import SettingsError
+from ssa_analysis.numerics.contrastive import check_temperature
+from ssa_analysis.registry import unknown_name
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method adds to SimCLR."""
+
+    summary: str
+    sharpness_aware: bool
+    fourier: bool
+
+
+METHODS: dict[str, Method] = {
+    "simclr": Method("SimCLR (Chen et al. 2020)", False, False),
+    "simclr-sam": Method("SimCLR + sharpness-aware minimisation", True, False),
+    "simclr-fourier": Method("SimCLR + Fourier amplitude augmentation", False, True),
+    "ssa-clr": Method("SSA-CLR: sharpness-aware and Fourier", True, True),
+}
+
+
+def method_row(name: str) -> Method:
+    """The method called ``name``; SettingsError with suggestions otherwise."""
+    if name not in METHODS:
+        raise unknown_name("method", name, list(METHODS))
+    return METHODS[name]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides the weights of a run, apart from the data.
+
+    Attributes:
+        tau, beta, negatives: of the loss; ``beta=None`` is the number of negatives (NT-Xent), ``negatives=None`` all.
+        batch: pairs a step. lr: peak learning rate, not scaled by the batch. warmup: epochs.
+        rho, adaptive: of SAM or ASAM; used by the sharpness-aware methods only.
+        fourier: of the amplitude augmentation; used by the Fourier methods only.
+        views: name of the view recipe; None means the data set's own.
+        amp: ``off`` or ``bf16`` (autocast).
+        knn_every: epochs between online kNN evaluations on the probe split; 0 never.
+    """
+
+    method: str = "simclr"
+    arch: str = "resnet18"
+    width: int | None = None
+    stem: str = "cifar"
+    projector: tuple[int, ...] = (512, 128)
+    epochs: int = 100
+    batch: int = 256
+    optimizer: str = "sgd"
+    lr: float = 0.06
+    weight_decay: float = 5e-4
+    warmup: int = 5
+    tau: float = 0.5
+    beta: float | None = None
+    negatives: int | None = None
+    rho: float = 0.05
+    adaptive: bool = False
+    fourier: FourierSettings = FourierSettings()
+    views: str | None = None
+    amp: str = "off"
+    knn_every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        method_row(self.method)
+        check_temperature(self.tau, self.beta)
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch < 2:
+            raise SettingsError("a contrastive batch needs at least 2 pairs")
+        for name in ("lr", "rho"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.amp not in ("off", "bf16"):
+            raise SettingsError(f"amp must be off or bf16, got {self.amp!r}")
+        if not self.projector or min(self.projector) < 1:
+            raise SettingsError("the projector needs at least one layer of positive size")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for checkpoints and stores."""
+        return {**asdict(self), "projector": list(self.projector)}
+
+
+def settings_from_dict(values: Mapping[str, Any]) -> TrainSettings:
+    """Inverse of ``TrainSettings.to_dict``; SettingsError for unknown keys or values of the wrong type."""
+    known = [f.name for f in fields(TrainSettings)]
+    for key in values:
+        if key not in known:
+            raise unknown_name("training setting", key, known)
+    prepared = dict(values)
+    try:
+        if "projector" in prepared:
+            prepared["projector"] = tuple(int(v) for v in prepared["projector"])
+        if isinstance(prepared.get("fourier"), Mapping):
+            prepared["fourier"] = FourierSettings(**prepared["fourier"])
+        return TrainSettings(**prepared)
+    except TypeError as error:
+        raise SettingsError(f"a training setting has the wrong type: {error}") from error
