@@ -98,7 +98,9 @@ def _resnet_recognise(payload: Any) -> Recognised:
     assert prefix is not None and state is not None  # what matches() has seen
     own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     tensors = {f"backbone.{key}": value for key, value in own.items() if _BACKBONE.match(key)}
-    left_over = {key: "classifier or head, not part of the features" for key in state if f"backbone.{key[len(prefix):]}" not in tensors}
+    left_over = {
+        key: "classifier or head, not part of the features" for key in state if f"backbone.{key[len(prefix) :]}" not in tensors
+    }
     depths = tuple(len({k.split(".")[1] for k in own if k.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4))
     bottleneck = "layer1.0.conv3.weight" in own
     names = {((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34", ((3, 4, 6, 3), True): "resnet50"}

@@ -99,7 +99,11 @@ def find_checkpoints(patterns: list[str]) -> list[Path]:
         elif path.is_file():
             files = [path]
         else:
-            files = sorted(p for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))) if _is_glob(pattern) else []
+            files = (
+                sorted(p for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+                if _is_glob(pattern)
+                else []
+            )
             if not files:
                 raise CheckpointError(f"{pattern}: no such file, folder or match")
             files = [f for f in files if f.is_file()]

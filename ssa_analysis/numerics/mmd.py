@@ -76,14 +76,10 @@ def _leave_one_out(kernel: Tensor, n: int) -> np.ndarray:
     row_x, row_y = kernel[:, :n].sum(1), kernel[:, n:].sum(1)
     within_x, within_y, between = row_x[:n].sum(), row_y[n:].sum(), row_y[:n].sum()
     without_x = (
-        (within_x - 2 * row_x[:n]) / ((n - 1) * (n - 2))
-        + within_y / (m * (m - 1))
-        - 2 * (between - row_y[:n]) / ((n - 1) * m)
+        (within_x - 2 * row_x[:n]) / ((n - 1) * (n - 2)) + within_y / (m * (m - 1)) - 2 * (between - row_y[:n]) / ((n - 1) * m)
     )
     without_y = (
-        within_x / (n * (n - 1))
-        + (within_y - 2 * row_y[n:]) / ((m - 1) * (m - 2))
-        - 2 * (between - row_x[n:]) / (n * (m - 1))
+        within_x / (n * (n - 1)) + (within_y - 2 * row_y[n:]) / ((m - 1) * (m - 2)) - 2 * (between - row_x[n:]) / (n * (m - 1))
     )
     return np.concatenate([without_x.cpu().numpy(), without_y.cpu().numpy()])
 

@@ -20,20 +20,31 @@ class Interval:
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], float], size: int, *, draws: int = 1000, level: float = 0.95, seed: int = 0
+    statistic: Callable[[np.ndarray], float],
+    size: int,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    strata: np.ndarray | None = None,
 ) -> Interval:
     """Percentile bootstrap over ``size`` units (images, checkpoints).
 
     Args:
         statistic: takes an index array ``(size,)`` into the units and returns a number; draws where it is not
             finite (a constant resample has no correlation) are dropped.
+        strata: ``(size,)`` group of each unit; resampling then keeps the size of every group.
 
     Returns:
         Value on the units themselves, standard error and percentile interval; NaN where fewer than 2 draws remain.
     """
     generator = np.random.default_rng(seed)
     value = float(statistic(np.arange(size)))
-    samples = np.array([statistic(generator.integers(0, size, size)) for _ in range(draws)], dtype=float)
+    groups = [np.arange(size)] if strata is None else [np.flatnonzero(strata == s) for s in np.unique(strata)]
+    samples = np.array(
+        [statistic(np.concatenate([g[generator.integers(0, len(g), len(g))] for g in groups])) for _ in range(draws)],
+        dtype=float,
+    )
     samples = samples[np.isfinite(samples)]
     if len(samples) < 2:
         return Interval(value, float("nan"), float("nan"), float("nan"))

@@ -39,7 +39,9 @@ def sliced_wasserstein2(x: Tensor, y: Tensor, *, projections: int = 200, seed: i
         per_direction = (a - b).square().mean(0)
     else:
         # both quantile functions are constant between the merged steps i/n and j/m
-        steps = torch.cat([torch.arange(1, len(a) + 1, device=x.device) / len(a), torch.arange(1, len(b) + 1, device=x.device) / len(b)])
+        steps = torch.cat(
+            [torch.arange(1, len(a) + 1, device=x.device) / len(a), torch.arange(1, len(b) + 1, device=x.device) / len(b)]
+        )
         steps = steps.double().sort().values
         edges = torch.cat([steps.new_zeros(1), steps])
         width, middle = edges.diff(), (edges[1:] + edges[:-1]) / 2
@@ -54,7 +56,7 @@ def gaussian_w2(x: Tensor, y: Tensor) -> float:
     ``|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2)``, in float64.
     """
     x, y = x.double(), y.double()
-    cx, cy = torch.cov(x.T).atleast_2d(), torch.cov(y.T).atleast_2d()
+    cx, cy = torch.atleast_2d(torch.cov(x.T)), torch.atleast_2d(torch.cov(y.T))
     values, vectors = torch.linalg.eigh(cx)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cy @ root).clamp_min(0).sqrt().sum()

@@ -1,0 +1,1 @@
+"""What to measure, where it runs, and where the scores are kept."""

@@ -149,9 +149,7 @@ def train(
     images, labels = data.images_of("train").to(device), data.labels_of("train")
     steps_per_epoch = len(images) // settings.batch
     if steps_per_epoch == 0:
-        raise DataError(
-            f"{data.name}: {len(images)} training images are fewer than a batch of {settings.batch}; lower --batch"
-        )
+        raise DataError(f"{data.name}: {len(images)} training images are fewer than a batch of {settings.batch}; lower --batch")
     encoder = build_encoder(settings, data).to(device)
     initial = _state_on_cpu(encoder)
     optimizer = build_optimizer(settings.optimizer, encoder, settings.lr, settings.weight_decay)
@@ -191,9 +189,15 @@ def train(
             losses.append(loss)
         mean_loss = float(torch.stack(losses).mean())
         if not torch.isfinite(torch.tensor(mean_loss)):
-            raise MeasureError(f"the loss became {mean_loss} in epoch {epoch + 1}; lower --lr. {checkpoint} is the last good one")
+            raise MeasureError(
+                f"the loss became {mean_loss} in epoch {epoch + 1}; lower --lr. {checkpoint} is the last good one"
+            )
         last = epoch + 1 == settings.epochs
-        knn = online_knn(encoder, data, device) if settings.knn_every and ((epoch + 1) % settings.knn_every == 0 or last) else None
+        knn = (
+            online_knn(encoder, data, device)
+            if settings.knn_every and ((epoch + 1) % settings.knn_every == 0 or last)
+            else None
+        )
         row = EpochLog(
             epoch + 1, settings.epochs, (epoch + 1) * steps_per_epoch, mean_loss, rate, knn, time.perf_counter() - started
         )
@@ -239,9 +243,7 @@ def _save(
     )
 
 
-def _restore(
-    path: Path, settings: TrainSettings, data: Data, encoder: Encoder, optimizer: torch.optim.Optimizer
-) -> int:
+def _restore(path: Path, settings: TrainSettings, data: Data, encoder: Encoder, optimizer: torch.optim.Optimizer) -> int:
     """Load a run's state; returns the number of finished epochs."""
     payload = read_file(path)
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:

@@ -1,0 +1,178 @@
+"""What all measures share: their table, their common settings, and embeddings that are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ssa_analysis.data.datasets import Data
+from ssa_analysis.data.pairs import practical_pairs
+from ssa_analysis.data.views import ViewRecipe, Views, named_recipe
+from ssa_analysis.errors import SettingsError
+from ssa_analysis.models.encoder import Encoder, in_batches
+from ssa_analysis.numerics.seeding import derive_seed
+from ssa_analysis.registry import Registry, unknown_name
+from ssa_analysis.score import Score
+
+DEFAULT_TAU = 0.5
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """Common settings.
+
+    Attributes:
+        seed: of every random choice.
+        views: ``own`` (those the checkpoint was trained with; the data set's recipe where the file does not say) or
+            the name of a recipe, for the practical pairs.
+        tau, beta: of the contrastive loss; None means those of the checkpoint's training, else 0.5 and K.
+    """
+
+    seed: int = 0
+    views: str = "own"
+    tau: float | None = None
+    beta: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for stores and hashes."""
+        return asdict(self)
+
+
+MeasureFunction = Callable[[Encoder, Data, Any], list[Score]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the table of measures.
+
+    Attributes:
+        revision: raised whenever the numbers of this measure change; part of the key of stored scores.
+        by_default: whether ``score`` runs it when no measures are named.
+    """
+
+    name: str
+    summary: str
+    settings: type[MeasureSettings]
+    function: MeasureFunction
+    revision: int = 1
+    by_default: bool = True
+
+    def make_settings(self, values: Mapping[str, Any]) -> MeasureSettings:
+        """Settings from plain values; SettingsError for unknown names, with suggestions, or wrong types."""
+        known = {f.name: f for f in fields(self.settings)}
+        for key in values:
+            if key not in known:
+                raise unknown_name(f"setting of {self.name}", key, list(known))
+        prepared = {k: _coerce(self.name, k, v, known[k].default) for k, v in values.items()}
+        return self.settings(**prepared)
+
+
+def _coerce(measure: str, key: str, value: Any, default: Any) -> Any:
+    """Bring a value to the type of the default; text such as '3' or '1e-3' comes from the command line."""
+    if isinstance(value, str) and not isinstance(default, str):
+        if value.lower() in ("none", "null"):
+            return None
+        kind: type = float if default is None else type(default)
+    else:
+        kind = type(default)
+    if value is None or (default is None and isinstance(value, int | float)):
+        return value
+    try:
+        if kind is bool:
+            if str(value).lower() not in ("true", "false", "1", "0"):
+                raise ValueError("not true or false")
+            return str(value).lower() in ("true", "1")
+        if kind is int and float(value) != int(float(value)):
+            raise ValueError("not a whole number")
+        return kind(float(value)) if kind is int else kind(value)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"setting {key} of {measure} must be of type {kind.__name__}, got {value!r}") from error
+
+
+MEASURES: Registry[Measure] = Registry("measure")
+
+
+def measure(
+    name: str, summary: str, settings: type[MeasureSettings], *, revision: int = 1, by_default: bool = True
+) -> Callable[[MeasureFunction], MeasureFunction]:
+    """Decorator that registers a function ``(encoder, data, settings) -> list[Score]`` as a measure."""
+
+    def register(function: MeasureFunction) -> MeasureFunction:
+        MEASURES.add(name, Measure(name, summary, settings, function, revision, by_default))
+        return function
+
+    return register
+
+
+def resolve_recipe(encoder: Encoder, data: Data, views: str) -> ViewRecipe:
+    """The recipe that a ``views`` setting stands for."""
+    if views != "own":
+        return named_recipe(views)
+    return encoder.recipe if encoder.recipe is not None else named_recipe(data.recipe)
+
+
+def make_views(encoder: Encoder, data: Data, views: str) -> Views:
+    """Views of the data's size from the recipe that a ``views`` setting stands for."""
+    return Views(resolve_recipe(encoder, data, views), data.image_size)
+
+
+def loss_parameters(encoder: Encoder, settings: MeasureSettings) -> tuple[float, float | None]:
+    """``tau`` and ``beta`` (None: the number of negatives): from the settings, else the checkpoint, else 0.5 and K."""
+    tau = settings.tau if settings.tau is not None else encoder.loss.get("tau") or DEFAULT_TAU
+    beta = settings.beta if settings.beta is not None else encoder.loss.get("beta")
+    return float(tau), None if beta is None else float(beta)
+
+
+_cache: WeakKeyDictionary[Encoder, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
+
+
+def remembered(encoder: Encoder, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+    """``compute()`` once for each encoder and key; forgotten together with the encoder.
+
+    Measures that move the weights restore the same bits, so what is remembered stays true.
+    """
+    store = _cache.setdefault(encoder, {})
+    if key not in store:
+        store[key] = compute()
+    return store[key]
+
+
+def split_features(encoder: Encoder, data: Data, split: str) -> Tensor:
+    """``(n, feature_dim)`` features h of a split's images as they are, on the CPU."""
+    return remembered(  # type: ignore[no-any-return]
+        encoder,
+        ("features", data.fingerprint, split),
+        lambda: in_batches(encoder.features, data.images_of(split), encoder.device),
+    )
+
+
+def split_embeddings(encoder: Encoder, data: Data, split: str) -> Tensor:
+    """``(n, d)`` embedding z of a split's images as they are, unit rows, on the CPU."""
+    return remembered(  # type: ignore[no-any-return]
+        encoder,
+        ("embeddings", data.fingerprint, split),
+        lambda: in_batches(encoder.embed_features, split_features(encoder, data, split), encoder.device),
+    )
+
+
+def practical_embeddings(encoder: Encoder, data: Data, split: str, settings: MeasureSettings) -> tuple[Tensor, Tensor]:
+    """Embeddings ``(n, d)`` of two views of every image of a split: one practical pair an image."""
+    recipe = resolve_recipe(encoder, data, settings.views)
+
+    def compute() -> tuple[Tensor, Tensor]:
+        views = Views(recipe, data.image_size)
+        images, labels = data.images_of(split), data.labels_of(split)
+        first, second = [], []
+        for number, (chunk, chunk_labels) in enumerate(zip(images.split(256), labels.split(256), strict=True)):
+            seed = derive_seed(settings.seed, "practical", split, number)
+            for part, view in zip((first, second), practical_pairs(chunk, views, seed, chunk_labels), strict=True):
+                part.append(in_batches(encoder.embed, view, encoder.device))
+        return torch.cat(first), torch.cat(second)
+
+    key = ("practical", data.fingerprint, split, repr(recipe), settings.seed)
+    return remembered(encoder, key, compute)  # type: ignore[no-any-return]

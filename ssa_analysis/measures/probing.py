@@ -1,0 +1,59 @@
+"""The linear probe of the frozen features that `downstream` and `robustness` share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssa_analysis.data.datasets import Data
+from ssa_analysis.measures.base import remembered, split_features
+from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.numerics.classifiers import LinearClassifier, fit_logistic, mean_cross_entropy, standardise
+from ssa_analysis.numerics.seeding import generator
+
+L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+VALIDATION_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier on standardised features; ``logits`` takes raw features ``(n, feature_dim)``."""
+
+    classifier: LinearClassifier
+    mean: Tensor
+    scale: Tensor
+    l2: float
+
+    def logits(self, h: Tensor) -> Tensor:
+        """``(n, M)``."""
+        return self.classifier.logits((h.double() - self.mean) * self.scale)
+
+
+def fit_probe(encoder: Encoder, data: Data, seed: int) -> Probe:
+    """Multinomial logistic regression on the probe split's features.
+
+    The regularisation is chosen by cross-entropy on a quarter of the probe split, then all of it is fitted again.
+    Fitted once for each encoder and seed.
+    """
+    return remembered(encoder, ("probe", data.fingerprint, seed), lambda: _fit(encoder, data, seed))  # type: ignore[no-any-return]
+
+
+def _fit(encoder: Encoder, data: Data, seed: int) -> Probe:
+    h, y = split_features(encoder, data, "probe").double(), data.labels_of("probe")
+    classes = len(data.class_names)
+    order = torch.randperm(len(h), generator=generator(seed, "probe validation"))
+    cut = int(VALIDATION_SHARE * len(h))
+    validation, fitting = order[:cut], order[cut:]
+    x_fit, x_validation = standardise(h[fitting], h[validation])
+    losses = {}
+    start = None
+    for l2 in sorted(L2_GRID, reverse=True):  # from smooth to rough, each from the last one's solution
+        classifier = fit_logistic(x_fit, y[fitting], classes, l2=l2, start=start, max_iterations=300)
+        start = (classifier.weight, classifier.bias)
+        losses[l2] = mean_cross_entropy(classifier.logits(x_validation), y[validation])
+    best = min(losses, key=losses.__getitem__)
+    mean, std = h.mean(0), h.std(0, correction=0)
+    scale = torch.where(std > 1e-8 * std.max().clamp_min(1e-30), 1 / std, torch.zeros_like(std))
+    return Probe(fit_logistic((h - mean) * scale, y, classes, l2=best), mean, scale, best)

@@ -1,0 +1,89 @@
+"""Alignment, uniformity and effective rank: what can be said of a representation without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssa_analysis.data.datasets import Data
+from ssa_analysis.measures.base import (
+    MeasureSettings,
+    loss_parameters,
+    measure,
+    practical_embeddings,
+    split_embeddings,
+    split_features,
+)
+from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.numerics.contrastive import nt_xent
+from ssa_analysis.numerics.resampling import bootstrap, jackknife_stderr, mean_interval
+from ssa_analysis.numerics.seeding import derive_seed
+from ssa_analysis.score import Score
+
+
+@dataclass(frozen=True)
+class RepresentationSettings(MeasureSettings):
+    """Settings: at most ``images`` images, and the bootstrap draws for the error of the ranks."""
+
+    images: int = 2000
+    bootstrap: int = 50
+
+
+def effective_rank(h: Tensor) -> float:
+    """RankMe (Garrido et al. 2023): exponential of the entropy of the normalised singular values of ``h (n, d)``."""
+    gram = h.double().T @ h.double() if h.shape[0] >= h.shape[1] else h.double() @ h.double().T
+    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    share = singular / singular.sum().clamp_min(1e-30)
+    return float(torch.exp(-(share * torch.log(share.clamp_min(1e-30))).sum()))
+
+
+def uniformity(z: Tensor, t: float = 2.0) -> tuple[float, float]:
+    """``log E exp(-t |z - z'|^2)`` over distinct rows (Wang and Isola 2020), with its jackknife standard error."""
+    n = len(z)
+    kernel = torch.exp(-t * torch.cdist(z.double(), z.double()).square()).fill_diagonal_(0)
+    rows, total = kernel.sum(1), kernel.sum()
+    leave_one_out = ((total - 2 * rows) / ((n - 1) * (n - 2))).log().numpy()
+    return float((total / (n * (n - 1))).log()), jackknife_stderr(leave_one_out)
+
+
+@measure("representation", "alignment, uniformity, effective rank and contrastive loss, without labels", RepresentationSettings)
+def representation(encoder: Encoder, data: Data, settings: RepresentationSettings) -> list[Score]:
+    """Scores ``alignment``, ``uniformity``, ``effective_rank`` (of z), ``feature_rank`` (of h), ``contrastive_loss``.
+
+    ``alignment = E|z - z+|^2`` over practical pairs and ``uniformity`` over clean images (Wang and Isola 2020);
+    ranks are RankMe (Garrido et al. 2023); the loss is NT-Xent over one batch of up to 256 held-out pairs, in nats.
+    """
+    z = split_embeddings(encoder, data, "held-out")[: settings.images]
+    h = split_features(encoder, data, "held-out")[: settings.images]
+    first, second = practical_embeddings(encoder, data, "held-out", settings)
+    about = {"error": "standard error"}
+    align = mean_interval((first - second).square().sum(1).numpy())
+    uniform, uniform_error = uniformity(z)
+    scores = [
+        Score.estimate("representation", "alignment", align.value, align.stderr, "", settings=about),
+        Score.estimate("representation", "uniformity", uniform, uniform_error, "", settings=about),
+    ]
+    for name, matrix in (("effective_rank", z), ("feature_rank", h)):
+        scores.append(_rank_score(name, matrix, settings))
+    tau, beta = loss_parameters(encoder, settings)
+    losses = nt_xent(first[:256], second[:256], tau, beta)
+    per_image = mean_interval(losses.view(2, -1).mean(0).numpy())
+    scores.append(
+        Score.estimate("representation", "contrastive_loss", per_image.value, per_image.stderr, "nats", settings=about)
+    )
+    return scores
+
+
+def _rank_score(name: str, matrix: Tensor, settings: RepresentationSettings) -> Score:
+    """Resampling with replacement lowers a rank (rows repeat), so its spread is used and its centre is not."""
+
+    def resampled(index: np.ndarray) -> float:
+        return effective_rank(matrix[torch.from_numpy(index)])
+
+    seed = derive_seed(settings.seed, name) % 2**32
+    error = bootstrap(resampled, len(matrix), draws=settings.bootstrap, seed=seed)
+    about = {"error": "standard error"}
+    return Score.estimate("representation", name, effective_rank(matrix), error.stderr, "dimensions", settings=about)

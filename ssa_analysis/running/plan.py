@@ -1,0 +1,148 @@
+"""What to measure: one cell for each checkpoint and measure, keyed by everything that decides its numbers."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssa_analysis import theory as _theory  # noqa: F401  (registers the bounds as a measure)
+from ssa_analysis.checkpoints.loading import LoadedCheckpoint, LoadReport, load_checkpoint
+from ssa_analysis.checkpoints.reading import file_hash
+from ssa_analysis.data.datasets import Data, load_data
+from ssa_analysis.errors import MeasureError, SettingsError, SSAError
+from ssa_analysis.measures import MEASURES
+from ssa_analysis.score import Score
+from ssa_analysis.version import __version__
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Arguments of ``load_data``; hashable, and small enough to send to a worker."""
+
+    name: str
+    root: str | None = None
+    subset: int | None = None
+    image_size: int | None = None
+    download: bool = True
+
+
+@functools.lru_cache(maxsize=2)
+def loaded_data(spec: DataSpec) -> Data:
+    """The data of a spec, kept in memory by each process."""
+    return load_data(spec.name, spec.root, subset=spec.subset, image_size=spec.image_size, download=spec.download)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measure of one checkpoint on one data set with one seed."""
+
+    path: str
+    sha256: str
+    measure: str
+    settings: Mapping[str, Any]
+    data_name: str
+    data_fingerprint: str
+    code_version: str
+
+    @property
+    def seed(self) -> int:
+        """The seed inside the settings."""
+        return int(self.settings["seed"])
+
+    @property
+    def key(self) -> str:
+        """SHA-256 over checkpoint hash, measure, settings (with the seed), data and code version."""
+        parts = [self.sha256, self.measure, dict(self.settings), self.data_fingerprint, self.code_version]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """Scores of a cell, or why there are none. ``report`` says how the checkpoint was loaded."""
+
+    cell: Cell
+    scores: list[Score] = field(default_factory=list)
+    error: str | None = None
+    seconds: float = 0.0
+    report: LoadReport | None = None
+
+
+def default_measures() -> list[str]:
+    """The measures that ``score`` runs when none are named."""
+    return [name for name, row in MEASURES if row.by_default]
+
+
+def make_cells(
+    paths: Sequence[Path],
+    data: Data,
+    measures: Sequence[str],
+    seed: int,
+    shared: Mapping[str, Any],
+    overrides: Mapping[str, Mapping[str, Any]],
+) -> list[Cell]:
+    """Cells in the order of checkpoints, then measures.
+
+    Args:
+        shared: settings that all measures know (``views``, ``tau``, ...).
+        overrides: settings by measure; they win over the shared ones.
+
+    Raises:
+        SettingsError: an unknown measure or setting. CheckpointError: a file that cannot be read.
+    """
+    for name in overrides:
+        MEASURES.get(name)
+    rows = [MEASURES.get(name) for name in dict.fromkeys(measures)]
+    if not rows:
+        raise SettingsError("no measures were named")
+    settings = {row.name: row.make_settings({**shared, "seed": seed, **overrides.get(row.name, {})}).to_dict() for row in rows}
+    return [
+        Cell(str(path), sha256, row.name, settings[row.name], data.name, data.fingerprint, f"{__version__}/{row.revision}")
+        for path, sha256 in ((path, file_hash(path)) for path in paths)
+        for row in rows
+    ]
+
+
+def run_checkpoint(cells: list[Cell], spec: DataSpec, device: str) -> Iterator[CellResult]:
+    """Measure all ``cells`` of one checkpoint, one result after the other.
+
+    An error of a cell is its result; the others go on. What loading the checkpoint cannot do fails all of them.
+    """
+    try:
+        data = loaded_data(spec)
+        loaded = load_checkpoint(cells[0].path)
+        if loaded.report.sha256 != cells[0].sha256:
+            raise MeasureError(f"{cells[0].path} changed while it was being scored; score it again")
+    except SSAError as error:
+        for cell in cells:
+            yield CellResult(cell, error=str(error))
+        return
+    loaded.encoder.to(device)
+    for cell in cells:
+        yield _run_cell(cell, loaded, data)
+
+
+def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data) -> CellResult:
+    started = time.perf_counter()
+    row = MEASURES.get(cell.measure)
+    try:
+        scores = row.function(loaded.encoder, data, row.make_settings(cell.settings))
+    except SSAError as error:
+        return CellResult(cell, error=str(error), seconds=time.perf_counter() - started, report=loaded.report)
+    except torch.OutOfMemoryError:
+        error_text = "the device ran out of memory; lower the measure's pairs or batch"
+        return CellResult(cell, error=error_text, seconds=time.perf_counter() - started, report=loaded.report)
+    except Exception as error:  # a measure, perhaps a plug-in's, that breaks must not take the others with it
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        return CellResult(cell, error=text, seconds=time.perf_counter() - started, report=loaded.report)
+    seconds = time.perf_counter() - started
+    context = {**cell.settings, "data": data.name, "data_fingerprint": data.fingerprint, "code_version": cell.code_version}
+    stamped = [score.with_context(cell.path, context, seconds) for score in scores]
+    return CellResult(cell, stamped, seconds=seconds, report=loaded.report)

@@ -1,0 +1,62 @@
+"""Score checkpoints: plan, run what the store lacks, write every cell as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ssa_analysis.running.executors import Executor, Job
+from ssa_analysis.running.plan import Cell, CellResult, DataSpec, run_checkpoint
+from ssa_analysis.running.store import Store
+from ssa_analysis.score import Score
+
+
+@dataclass(frozen=True)
+class ScoringSummary:
+    """All scores of the plan (fresh and stored), in its order, and what failed."""
+
+    scores: list[Score]
+    failures: list[CellResult]
+    computed: int
+    reused: int
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    spec: DataSpec,
+    *,
+    executor: Executor,
+    store: Store | None = None,
+    device: str = "cpu",
+    on_result: Callable[[CellResult], None] = lambda result: None,
+) -> ScoringSummary:
+    """Run the cells that the store does not have; each result is stored before ``on_result`` is told."""
+    known = {cell.key for cell in cells if store is not None and store.has(cell)}
+    todo: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.key not in known:
+            todo.setdefault(cell.path, []).append(cell)
+    jobs = [Job(path, run_checkpoint, {"cells": group, "spec": spec, "device": device}) for path, group in todo.items()]
+    fresh: dict[str, CellResult] = {}
+
+    def finish(result: CellResult) -> None:
+        fresh[result.cell.key] = result
+        if store is not None:
+            store.write(result)
+        on_result(result)
+
+    for event in executor.run(jobs):
+        if event.kind == "value":
+            finish(event.value)
+        elif event.kind == "failed":
+            for cell in todo[event.key]:
+                if cell.key not in fresh:
+                    finish(CellResult(cell, error=event.value))
+    scores: list[Score] = []
+    for cell in cells:
+        if cell.key in known and store is not None:
+            scores += store.scores_of(cell)
+        elif cell.key in fresh:
+            scores += fresh[cell.key].scores
+    failures = [result for result in fresh.values() if result.error]
+    return ScoringSummary(scores, failures, computed=len(fresh) - len(failures), reused=len(known))

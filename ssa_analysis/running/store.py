@@ -1,0 +1,260 @@
+"""The score store: one SQLite file, written cell by cell, so that nothing computed is ever lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ssa_analysis.errors import StoreError
+from ssa_analysis.running.environment import environment, environment_id
+from ssa_analysis.running.plan import Cell, CellResult
+from ssa_analysis.score import Score
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS checkpoints (
+    sha256 TEXT PRIMARY KEY, path TEXT NOT NULL, layout TEXT, arch TEXT, method TEXT, report TEXT
+);
+CREATE TABLE IF NOT EXISTS environments (id TEXT PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS cells (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, sha256 TEXT NOT NULL REFERENCES checkpoints,
+    measure TEXT NOT NULL, settings TEXT NOT NULL, seed INTEGER NOT NULL, data TEXT NOT NULL,
+    data_fingerprint TEXT NOT NULL, code_version TEXT NOT NULL, status TEXT NOT NULL, error TEXT,
+    seconds REAL NOT NULL, finished REAL NOT NULL, environment TEXT NOT NULL REFERENCES environments
+);
+CREATE TABLE IF NOT EXISTS scores (
+    cell INTEGER NOT NULL REFERENCES cells ON DELETE CASCADE, name TEXT NOT NULL, value REAL, unit TEXT NOT NULL,
+    stderr REAL, low REAL, high REAL, converged INTEGER NOT NULL, settings TEXT NOT NULL, arrays TEXT NOT NULL,
+    PRIMARY KEY (cell, name)
+);
+"""
+SCORE_COLUMNS = (
+    "checkpoint", "path", "sha256", "method", "data", "measure", "name", "value", "stderr", "low", "high", "unit",
+    "converged", "seed", "seconds", "code_version", "settings", "arrays", "environment",
+)  # fmt: skip
+
+
+def short_names(paths: Mapping[str, str]) -> dict[str, str]:
+    """Readable, distinct names for checkpoints: the run folder for ``.../NAME/last.pt``, else the file's stem.
+
+    Names that coincide get more of their path, and in the end a piece of their hash.
+
+    Args:
+        paths: hash -> path.
+    """
+
+    def parts_of(path: str) -> list[str]:
+        p = Path(path)
+        parts = [x for x in (*p.parent.parts, p.stem) if x not in ("/", "..", ".")]
+        return parts[:-1] if p.stem == "last" and len(parts) > 1 else parts
+
+    split = {key: parts_of(path) for key, path in paths.items()}
+    depth = dict.fromkeys(paths, 1)
+    while True:
+        names = {key: "/".join(parts[-depth[key] :]) for key, parts in split.items()}
+        groups: dict[str, list[str]] = {}
+        for key, name in names.items():
+            groups.setdefault(name, []).append(key)
+        growing = [k for g in groups.values() if len(g) > 1 for k in g if depth[k] < len(split[k])]
+        if not growing:
+            return {k: n if len(groups[n]) == 1 else f"{n}@{k[:6]}" for k, n in names.items()}
+        for key in growing:
+            depth[key] += 1
+
+
+class Store:
+    """A score store on disk.
+
+    Args:
+        path: created if absent, unless ``must_exist``.
+
+    Raises:
+        StoreError: not there, not a store, read-only, or of a newer version.
+    """
+
+    def __init__(self, path: str | Path, *, must_exist: bool = False) -> None:
+        self.path = Path(path).expanduser()
+        if must_exist and not self.path.is_file():
+            raise StoreError(f"{self.path}: no such store; ssa-analyze score writes one")
+        if not must_exist and not self.path.parent.is_dir():
+            raise StoreError(f"{self.path}: the folder {self.path.parent} does not exist")
+        self.read_only = must_exist and not os.access(self.path, os.W_OK)
+        mode = "ro" if self.read_only else "rwc"
+        with self._explained():
+            self._db = sqlite3.connect(
+                f"{self.path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None
+            )
+            self._db.execute("PRAGMA foreign_keys = ON")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise StoreError(f"{self.path}: written by a newer ssa-analyze (store version {version})")
+            if version == 0:
+                tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+                if tables:
+                    raise StoreError(f"{self.path}: a database of another program")
+                if must_exist:
+                    raise StoreError(f"{self.path}: an empty database, not a store; ssa-analyze score writes one")
+                self._db.execute("BEGIN IMMEDIATE")
+                for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                self._db.execute("COMMIT")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            hints = {
+                "readonly": "the file or folder is read-only",
+                "unable to open": "it cannot be opened or created there",
+                "locked": "another process holds it; try again when that has ended",
+                "full": "the disk is full",
+                "not a database": "it is not a score store",
+                "malformed": "the file is damaged",
+            }
+            text = next((hint for word, hint in hints.items() if word in str(error)), str(error))
+            raise StoreError(f"{self.path}: {text}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def has(self, cell: Cell) -> bool:
+        """Whether the cell was computed without error."""
+        with self._explained():
+            row = self._db.execute("SELECT status FROM cells WHERE key = ?", (cell.key,)).fetchone()
+        return row is not None and row[0] == "ok"
+
+    def write(self, result: CellResult) -> None:
+        """Store one cell in one transaction; a failed cell never replaces a good one."""
+        cell, report, now = result.cell, result.report, time.time()
+        content = environment()
+        status = "failed" if result.error else "ok"
+        with self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                if result.error and self.has(cell):
+                    self._db.execute("ROLLBACK")
+                    return
+                described = (
+                    (report.layout, report.arch, report.method, json.dumps(_report_dict(report))) if report else (None,) * 4
+                )
+                self._db.execute(
+                    "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET "
+                    "path = excluded.path, layout = coalesce(excluded.layout, layout), arch = coalesce(excluded.arch, arch), "
+                    "method = coalesce(excluded.method, method), report = coalesce(excluded.report, report)",
+                    (cell.sha256, cell.path, *described),
+                )
+                identity = environment_id(content)
+                self._db.execute(
+                    "INSERT OR IGNORE INTO environments VALUES (?, ?)", (identity, json.dumps(content, sort_keys=True))
+                )
+                self._db.execute("DELETE FROM cells WHERE key = ?", (cell.key,))
+                row = self._db.execute(
+                    "INSERT INTO cells (key, sha256, measure, settings, seed, data, data_fingerprint, code_version, status, "
+                    "error, seconds, finished, environment) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (cell.key, cell.sha256, cell.measure, json.dumps(dict(cell.settings), sort_keys=True), cell.seed, cell.data_name,
+                     cell.data_fingerprint, cell.code_version, status, result.error, result.seconds, now, identity),
+                )  # fmt: skip
+                self._db.executemany(
+                    "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        (row.lastrowid, s.name, s.value, s.unit, s.stderr, s.low, s.high, int(s.converged),
+                         json.dumps(dict(s.settings), sort_keys=True), json.dumps(dict(s.arrays)))
+                        for s in result.scores
+                    ],
+                )  # fmt: skip
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def scores_of(self, cell: Cell) -> list[Score]:
+        """The stored scores of a cell; empty if it is not there."""
+        with self._explained():
+            rows = self._db.execute(
+                "SELECT name, value, unit, stderr, low, high, converged, s.settings, c.seconds, arrays FROM scores s "
+                "JOIN cells c ON c.id = s.cell WHERE c.key = ? ORDER BY s.rowid",
+                (cell.key,),
+            ).fetchall()
+        return [
+            Score(cell.measure, name, float("nan") if value is None else value, unit, stderr, low, high, bool(converged),
+                  json.loads(settings), seconds, cell.path, json.loads(arrays))
+            for name, value, unit, stderr, low, high, converged, settings, seconds, arrays in rows
+        ]  # fmt: skip
+
+    def frame(self, data: str | None = None) -> pd.DataFrame:
+        """All scores, one a row (columns ``SCORE_COLUMNS``).
+
+        Where a measure of a checkpoint on a data set was computed more than once (other seeds, settings or code),
+        the newest cell counts.
+        """
+        with self._explained():
+            rows = self._db.execute(
+                "SELECT k.path, k.sha256, k.method, c.data, c.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, "
+                "s.converged, c.seed, c.seconds, c.code_version, s.settings, s.arrays, c.environment FROM scores s "
+                "JOIN cells c ON c.id = s.cell JOIN checkpoints k ON k.sha256 = c.sha256 WHERE c.id IN ("
+                "  SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY sha256, measure, data ORDER BY finished DESC, id DESC)"
+                "  AS place FROM cells WHERE status = 'ok') WHERE place = 1) ORDER BY k.path, c.id, s.rowid"
+            ).fetchall()
+        names = short_names({row[1]: row[0] for row in rows})
+        frame = pd.DataFrame([(names[row[1]], *row) for row in rows], columns=list(SCORE_COLUMNS))
+        for column in ("settings", "arrays"):
+            frame[column] = [json.loads(text) for text in frame[column]]
+        frame["converged"] = frame["converged"].astype(bool)
+        for column in ("value", "stderr", "low", "high"):
+            frame[column] = frame[column].astype(float)
+        return frame[frame["data"] == data] if data is not None else frame
+
+    def failures(self) -> pd.DataFrame:
+        """Cells that failed and have no good twin: columns checkpoint path, data, measure, error."""
+        with self._explained():
+            rows = self._db.execute(
+                "SELECT k.path, c.data, c.measure, c.error FROM cells c JOIN checkpoints k ON k.sha256 = c.sha256 "
+                "WHERE c.status = 'failed' AND NOT EXISTS (SELECT 1 FROM cells g WHERE g.sha256 = c.sha256 AND "
+                "g.measure = c.measure AND g.data = c.data AND g.status = 'ok') ORDER BY k.path, c.measure"
+            ).fetchall()
+        return pd.DataFrame(rows, columns=["checkpoint", "data", "measure", "error"])
+
+    def checkpoints(self) -> pd.DataFrame:
+        """One row a checkpoint: name, path, sha256, layout, arch, method, report (dict)."""
+        with self._explained():
+            rows = self._db.execute(
+                "SELECT path, sha256, layout, arch, method, report FROM checkpoints ORDER BY path"
+            ).fetchall()
+        names = short_names({row[1]: row[0] for row in rows})
+        frame = pd.DataFrame(
+            [(names[r[1]], *r) for r in rows], columns=["checkpoint", "path", "sha256", "layout", "arch", "method", "report"]
+        )
+        frame["report"] = [json.loads(text) if text else {} for text in frame["report"]]
+        return frame
+
+    def environments(self) -> dict[str, dict[str, Any]]:
+        """Environment id -> content."""
+        with self._explained():
+            rows = self._db.execute("SELECT id, content FROM environments").fetchall()
+        return {identity: json.loads(content) for identity, content in rows}
+
+
+def _report_dict(report: Any) -> dict[str, Any]:
+    return {
+        "layout": report.layout, "arch": report.arch, "tensors": report.tensors, "parameters": report.parameters,
+        "has_projector": report.has_projector, "left_over": report.left_over, "assumptions": report.assumptions,
+        "training": report.training,
+    }  # fmt: skip

@@ -1,0 +1,97 @@
+"""Exact worlds: finitely many points on the sphere, where every expectation is a sum and every rung can be checked.
+
+A world has n points, class conditionals and an augmentation kernel, both stochastic matrices. The rungs are evaluated
+by the functions that checkpoints use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssa_analysis.theory import r1_probe, r2_classification, r6_margin, r8_decomposition
+from ssa_analysis.theory.rungs import LabelledLaw, Population, RungCheck, weighted_mean
+
+
+@dataclass(frozen=True)
+class FiniteWorld:
+    """``conditionals[c, i] = p_c(x_i)``; ``augmentation[i, j]`` the chance that a view of point i is point j."""
+
+    z: Tensor  # (n, d) unit rows, float64
+    prior: Tensor  # (M,)
+    conditionals: Tensor  # (M, n)
+    augmentation: Tensor  # (n, n), rows sum to one
+
+    @property
+    def population(self) -> Population:
+        """Law of clean positives and negatives."""
+        return Population(self.z, self.conditionals, self.prior)
+
+    @property
+    def view_marginal(self) -> Tensor:
+        """``(n,)`` q_data."""
+        return self.population.marginal @ self.augmentation
+
+    @property
+    def ideal_pairs(self) -> Tensor:
+        """``(n, n)`` p_pos."""
+        return torch.einsum("c,ci,cj->ij", self.prior, self.conditionals, self.conditionals)
+
+    @property
+    def practical_pairs(self) -> Tensor:
+        """``(n, n)`` q_pos."""
+        return torch.einsum("k,ki,kj->ij", self.population.marginal, self.augmentation, self.augmentation)
+
+
+def random_world(classes: int, points: int, dimension: int, seed: int, concentration: float = 0.5) -> FiniteWorld:
+    """A world with Dirichlet conditionals, prior and kernel; small concentrations make them nearly deterministic."""
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal((points, dimension))
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    prior = rng.dirichlet(np.full(classes, 2.0))
+    conditionals = rng.dirichlet(np.full(points, concentration), size=classes)
+    augmentation = rng.dirichlet(np.full(points, concentration), size=points)
+    return FiniteWorld(*(torch.from_numpy(a) for a in (z, prior, conditionals, augmentation)))
+
+
+def check_world(world: FiniteWorld, tau: float, beta: float) -> list[RungCheck]:
+    """R1, R2, R6 and R8 on a finite world, exactly."""
+    population, n = world.population, len(world.z)
+    classes = len(world.prior)
+    law = LabelledLaw(
+        world.z.repeat(classes, 1),
+        torch.arange(classes).repeat_interleave(n),
+        (world.prior[:, None] * world.conditionals).reshape(-1),
+    )
+    supervised = weighted_mean(r1_probe.mean_classifier_losses(law, population, tau), law.weights)
+    probe = weighted_mean(r1_probe.trained_probe(law, population, tau, max_iterations=50).losses, law.weights)
+    ideal = weighted_mean(r2_classification.ideal_decoupled_losses(law, population, tau), law.weights)
+
+    left, right = (world.z.repeat_interleave(n, 0), world.z.repeat(n, 1))
+    u = r6_margin.margins(left, right, population, tau, beta)
+    ideal_weights, practical_weights = world.ideal_pairs.reshape(-1), world.practical_pairs.reshape(-1)
+    shift = r6_margin.margin_sides(u, u, ideal_weights, practical_weights)
+
+    views = Population(world.z, world.view_marginal[None], torch.ones(1, dtype=torch.float64))
+    dots = (left * right).sum(1)
+    parts = r8_decomposition.decompose(
+        tau=tau,
+        ideal=weighted_mean(population.uniformity(left, tau) - dots / tau, ideal_weights),
+        practical_alignment=weighted_mean(dots, practical_weights),
+        ideal_alignment=float((world.prior * population.means.square().sum(1)).sum()),
+        practical_uniformity=weighted_mean(views.uniformity(world.z, tau), world.view_marginal),
+        ideal_uniformity=weighted_mean(population.uniformity(world.z, tau), population.marginal),
+    )
+
+    def exact(rung: str, statement: str, left: float, right: float, equality: bool = False) -> RungCheck:
+        return RungCheck(rung, statement, left, right, right - left, right - left, equality)
+
+    return [
+        exact("R1", r1_probe.STATEMENT, probe, supervised),
+        exact("R2", r2_classification.STATEMENT, supervised, population.entropy + ideal),
+        exact("R6", r6_margin.STATEMENT, *shift),
+        exact("R8", r8_decomposition.STATEMENT, parts.ideal, parts.right_side(tau), equality=True),
+    ]
