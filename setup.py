@@ -34,7 +34,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.14"],
 }
 EXTRAS["test"] = ["pytest>=8.2", "hypothesis>=6.100", "pytest-xdist>=3.6", *EXTRAS["parquet"], "pytorch-metric-learning>=2.5"]
-EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11", "pandas-stubs", "scipy-stubs; python_version >= '3.11'"]
+EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11", "pandas-stubs"]
 
 setup(
     name="ssa-analysis",

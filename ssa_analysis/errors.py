@@ -4,7 +4,12 @@ from __future__ import annotations
 
 
 class SSAError(Exception):
-    """Base of every error a user can cause. The CLI prints its message without a traceback."""
+    """Base of every error a user can cause. The CLI prints its message without a traceback.
+
+    ``is_usage`` marks what a different command line would have avoided (exit code 2); the rest end with 1.
+    """
+
+    is_usage = False
 
 
 class CheckpointError(SSAError):
@@ -17,6 +22,8 @@ class DataError(SSAError):
 
 class SettingsError(SSAError):
     """A setting that is unknown or out of range."""
+
+    is_usage = True
 
 
 class MeasureError(SSAError):

@@ -1,0 +1,93 @@
+"""Figures: each a function of a store's long table (``Store.frame()``) that returns a matplotlib ``Figure`` or None.
+
+None means that the table holds nothing for this figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+from ssa_analysis.reports.figures.bounds import bound_waterfall
+from ssa_analysis.reports.figures.curvature import eigenvalues, spectral_density
+from ssa_analysis.reports.figures.landscape import landscape_slices, landscape_surfaces
+from ssa_analysis.reports.figures.linking import correlations, score_scatter
+from ssa_analysis.reports.figures.robustness import corruption_curves
+from ssa_analysis.reports.figures.shift import pair_similarities, shift_statistics
+
+
+@dataclass(frozen=True)
+class FigureEntry:
+    """A figure of the report: file name, title, what to read off it, and the function that draws it."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[pd.DataFrame], Figure | None]
+
+
+FIGURES = (
+    FigureEntry(
+        "score_scatter",
+        "Scores against downstream accuracy",
+        "One point a checkpoint; bars are 95 % intervals. The accuracy is that of the linear probe on held-out images.",
+        score_scatter,
+    ),
+    FigureEntry(
+        "correlations",
+        "Rank correlation with downstream accuracy",
+        "Spearman's coefficient with its 95 % bootstrap interval over checkpoints; an interval across zero decides nothing.",
+        correlations,
+    ),
+    FigureEntry(
+        "eigenvalues",
+        "Largest Hessian eigenvalues of the contrastive loss",
+        "Bars through the points are residual bounds, mostly smaller than the marker.",
+        eigenvalues,
+    ),
+    FigureEntry(
+        "spectral_density",
+        "Spectral density of the Hessian",
+        "Stochastic Lanczos quadrature, one line a checkpoint, the band is one standard error over probes.",
+        spectral_density,
+    ),
+    FigureEntry(
+        "landscape_slices",
+        "Loss along random filter-normalised directions",
+        "Mean over directions; the band spans the directions. Offsets are in units of the filters' norms.",
+        landscape_slices,
+    ),
+    FigureEntry(
+        "landscape_surfaces",
+        "Loss on a random filter-normalised plane",
+        "Contours of the loss minus its value at the weights, in nats, the same levels in every panel.",
+        landscape_surfaces,
+    ),
+    FigureEntry(
+        "shift_statistics",
+        "Shift between ideal and practical pairs",
+        "Unbiased squared MMD in five coordinates with 95 % intervals; a filled marker: permutation p-value of at most 0.05.",
+        shift_statistics,
+    ),
+    FigureEntry(
+        "pair_similarities",
+        "Similarity within ideal and practical pairs",
+        "Distribution of z·z⁺; the distance between the two means is the alignment gap.",
+        pair_similarities,
+    ),
+    FigureEntry(
+        "corruption_curves",
+        "Error of the frozen probe under corruptions",
+        "Mean over the checkpoints of a method; severity 0 is the clean image. Corruptions are regenerated, not official files.",
+        corruption_curves,
+    ),
+    FigureEntry(
+        "bound_waterfall",
+        "Bound waterfall",
+        "From the loss of the trained probe up to the bound R2, and from there by the exact decomposition R8 to what the "
+        "practical pairs show. The dashed line is the chance level H(π): a bound above it says nothing.",
+        bound_waterfall,
+    ),
+)

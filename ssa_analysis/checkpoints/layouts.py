@@ -95,7 +95,8 @@ def _resnet_prefix(payload: Any) -> str | None:
 
 def _resnet_recognise(payload: Any) -> Recognised:
     prefix, state = _resnet_prefix(payload), _unwrap(payload)
-    assert prefix is not None and state is not None  # what matches() has seen
+    assert prefix is not None  # what matches() has seen
+    assert state is not None
     own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     tensors = {f"backbone.{key}": value for key, value in own.items() if _BACKBONE.match(key)}
     left_over = {
@@ -103,7 +104,11 @@ def _resnet_recognise(payload: Any) -> Recognised:
     }
     depths = tuple(len({k.split(".")[1] for k in own if k.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4))
     bottleneck = "layer1.0.conv3.weight" in own
-    names = {((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34", ((3, 4, 6, 3), True): "resnet50"}
+    names: dict[tuple[tuple[int, ...], bool], str] = {
+        ((2, 2, 2, 2), False): "resnet18",
+        ((3, 4, 6, 3), False): "resnet34",
+        ((3, 4, 6, 3), True): "resnet50",
+    }
     if (depths, bottleneck) not in names:
         block = "bottleneck" if bottleneck else "basic"
         raise CheckpointError(f"a ResNet of {block} blocks {depths} is not one of resnet18, resnet34, resnet50")

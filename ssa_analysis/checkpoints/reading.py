@@ -100,9 +100,7 @@ def find_checkpoints(patterns: list[str]) -> list[Path]:
             files = [path]
         else:
             files = (
-                sorted(p for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
-                if _is_glob(pattern)
-                else []
+                sorted(p for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))) if _is_glob(pattern) else []
             )
             if not files:
                 raise CheckpointError(f"{pattern}: no such file, folder or match")

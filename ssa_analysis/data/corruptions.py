@@ -57,9 +57,7 @@ def _speckle_noise(x: Tensor, sigma: float, seeds: list[int]) -> Tensor:
 
 
 def _shot_noise(x: Tensor, photons: float, seeds: list[int]) -> Tensor:
-    counts = [
-        torch.poisson(image.cpu() * photons, generator=generator(s, "poisson")) for image, s in zip(x, seeds, strict=True)
-    ]
+    counts = [torch.poisson(image.cpu() * photons, generator=generator(s, "poisson")) for image, s in zip(x, seeds, strict=True)]
     return torch.stack(counts).to(x.device) / photons
 
 

@@ -412,4 +412,4 @@ for _name, _summary, _recipe, _mean, _std in (
     ("svhn", "99,289 house numbers, 32 px, 10 classes", "digits", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
     ("fashion-mnist", "70,000 pieces of clothing, 28 px, 10 classes", "simclr", (0.2860,) * 3, (0.3530,) * 3),
 ):  # fmt: skip
-    DATASETS.add(_name, DataSource(_summary, _torchvision_loader(_name), _recipe, _mean, _std))  # type: ignore[arg-type]
+    DATASETS.add(_name, DataSource(_summary, _torchvision_loader(_name), _recipe, _mean, _std))

@@ -46,7 +46,8 @@ def low_frequency_mask(height: int, width: int, window: int | None, device: torc
     ky = torch.fft.fftfreq(height, 1 / height, device=device).abs()
     kx = torch.fft.rfftfreq(width, 1 / width, device=device)
     bound = float("inf") if window is None else window
-    return (ky[:, None] <= bound) & (kx[None, :] <= bound)
+    mask: Tensor = (ky[:, None] <= bound) & (kx[None, :] <= bound)
+    return mask
 
 
 def mix_amplitude(images: Tensor, partners: Tensor, lam: Tensor, window: int | None = None, clip: bool = True) -> Tensor:
@@ -66,7 +67,7 @@ def mix_amplitude(images: Tensor, partners: Tensor, lam: Tensor, window: int | N
     # |X| may be 0, where a ratio |Y|/|X| has no value; the polar form takes the phase as 0 there
     change = lam.view(-1, 1, 1, 1) * (torch.fft.rfft2(partners).abs() - amplitude)
     change = change * low_frequency_mask(height, width, window, images.device)
-    mixed = images + torch.fft.irfft2(torch.polar(change.abs(), spectrum.angle()) * change.sign(), s=(height, width))
+    mixed: Tensor = images + torch.fft.irfft2(torch.polar(change.abs(), spectrum.angle()) * change.sign(), s=(height, width))
     return mixed.clamp(0, 1) if clip else mixed
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from ssa_analysis.errors import DataError
-from ssa_analysis.numerics.resampling import Interval, bootstrap
+from ssa_analysis.numerics.resampling import Interval
 from ssa_analysis.registry import unknown_name
 
 COEFFICIENTS = ("pearson", "spearman", "kendall")
@@ -28,14 +26,46 @@ class Link:
     kendall: Interval
 
 
-def coefficient(kind: str, x: np.ndarray, y: np.ndarray) -> float:
-    """One correlation (Kendall's is tau-b); NaN where x or y is constant."""
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    function = {"pearson": pearsonr, "spearman": spearmanr, "kendall": kendalltau}[kind]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # near-constant resamples; the value says it already
-        return float(function(x, y).statistic)
+def _weighted_pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Pearson correlation for each row of ``weights (B, n)``; x and y are ``(n,)`` or ``(B, n)``. NaN if constant."""
+    share = weights / weights.sum(1, keepdims=True)
+    dx, dy = (v - (share * v).sum(1, keepdims=True) for v in (x, y))
+    vx, vy = (share * dx**2).sum(1), (share * dy**2).sum(1)
+    # a resample of one repeated value leaves rounding noise, not a variance
+    constant = (vx <= 1e-14 * np.square(x).max()) | (vy <= 1e-14 * np.square(y).max())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(constant, np.nan, (share * dx * dy).sum(1) / np.sqrt(vx * vy)))
+
+
+def _weighted_ranks(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``(B, n)`` average ranks of each unit within the sample in which unit j stands ``weights[b, j]`` times."""
+    below = (x[None, :] < x[:, None]) + 0.5 * (x[None, :] == x[:, None])
+    return np.asarray(weights @ below.T + 0.5)
+
+
+def _weighted_kendall(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b for each row of ``weights (B, n)``.
+
+    Concordance sums are quadratic forms in the weights, ``w'(S_x * S_y)w`` with S the matrix of signs of differences.
+    """
+    sx, sy = (np.sign(v[:, None] - v[None, :]) for v in (x, y))
+    agree, untied_x, untied_y = (((weights @ m) * weights).sum(1) for m in (sx * sy, sx**2, sy**2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(untied_x * untied_y > 0, agree / np.sqrt(untied_x * untied_y), np.nan))
+
+
+def correlations(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The three coefficients ``(B,)`` for samples in which unit j stands ``weights[b, j]`` times.
+
+    One row of ones gives the coefficients of the units themselves; rows of bootstrap counts give those of resamples,
+    the same as if each resample were written out. NaN where x or y is constant.
+    """
+    x, y = x - x.mean(), y - y.mean()
+    return {
+        "pearson": _weighted_pearson(x, y, weights),
+        "spearman": _weighted_pearson(_weighted_ranks(x, weights), _weighted_ranks(y, weights), weights),
+        "kendall": _weighted_kendall(x, y, weights),
+    }
 
 
 def wide_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -78,14 +108,16 @@ def link_scores(frame: pd.DataFrame, target: str, *, draws: int = 1000, seed: in
 
 
 def _link(name: str, x: np.ndarray, y: np.ndarray, draws: int, seed: int) -> Link:
+    n = len(x)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    whole, resampled = correlations(x, y, np.ones((1, n))), correlations(x, y, counts)
     intervals = {}
     for kind in COEFFICIENTS:
-
-        def resampled(index: np.ndarray, kind: str = kind) -> float:
-            return coefficient(kind, x[index], y[index])
-
-        intervals[kind] = bootstrap(resampled, len(x), draws=draws, seed=seed)
-    return Link(name, len(x), **intervals)
+        samples = resampled[kind][np.isfinite(resampled[kind])]
+        low, high = np.quantile(samples, [0.025, 0.975]) if len(samples) > 1 else (np.nan, np.nan)
+        spread = float(samples.std(ddof=1)) if len(samples) > 1 else float("nan")
+        intervals[kind] = Interval(float(whole[kind][0]), spread, float(low), float(high))
+    return Link(name, n, **intervals)
 
 
 def link_table(links: list[Link]) -> pd.DataFrame:

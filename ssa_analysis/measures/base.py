@@ -167,7 +167,8 @@ def practical_embeddings(encoder: Encoder, data: Data, split: str, settings: Mea
     def compute() -> tuple[Tensor, Tensor]:
         views = Views(recipe, data.image_size)
         images, labels = data.images_of(split), data.labels_of(split)
-        first, second = [], []
+        first: list[Tensor] = []
+        second: list[Tensor] = []
         for number, (chunk, chunk_labels) in enumerate(zip(images.split(256), labels.split(256), strict=True)):
             seed = derive_seed(settings.seed, "practical", split, number)
             for part, view in zip((first, second), practical_pairs(chunk, views, seed, chunk_labels), strict=True):

@@ -101,9 +101,7 @@ def average_case_rises(operator: HessianOperator, scale: Tensor, draws: int, see
     return torch.tensor(rises)
 
 
-@measure(
-    "flatness", "loss rise in a rho-ball (worst case) and under noise (average case), plain and adaptive", FlatnessSettings
-)
+@measure("flatness", "loss rise in a rho-ball (worst case) and under noise (average case), plain and adaptive", FlatnessSettings)
 def flatness(encoder: Encoder, data: Data, settings: FlatnessSettings) -> list[Score]:
     """Scores ``worst_case``, ``adaptive_worst_case``, ``average_case``, ``adaptive_average_case`` and ``loss``.
 

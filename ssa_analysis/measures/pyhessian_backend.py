@@ -58,9 +58,7 @@ def pyhessian_spectrum(encoder: Encoder, operator: HessianOperator, top: int, se
         name = f"lambda_{i + 1}"
         good = residual <= 10 * TOLERANCE * abs(values[0])
         scores.append(
-            Score(
-                "curvature", name, float(value), "nats", None, float(value) - residual, float(value) + residual, good, settings
-            )
+            Score("curvature", name, float(value), "nats", None, float(value) - residual, float(value) + residual, good, settings)
         )
     largest = scores[0]
     scores.insert(

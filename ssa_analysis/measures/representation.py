@@ -71,9 +71,7 @@ def representation(encoder: Encoder, data: Data, settings: RepresentationSetting
     tau, beta = loss_parameters(encoder, settings)
     losses = nt_xent(first[:256], second[:256], tau, beta)
     per_image = mean_interval(losses.view(2, -1).mean(0).numpy())
-    scores.append(
-        Score.estimate("representation", "contrastive_loss", per_image.value, per_image.stderr, "nats", settings=about)
-    )
+    scores.append(Score.estimate("representation", "contrastive_loss", per_image.value, per_image.stderr, "nats", settings=about))
     return scores
 
 

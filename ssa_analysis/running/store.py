@@ -89,9 +89,7 @@ class Store:
         self.read_only = must_exist and not os.access(self.path, os.W_OK)
         mode = "ro" if self.read_only else "rwc"
         with self._explained():
-            self._db = sqlite3.connect(
-                f"{self.path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None
-            )
+            self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None)
             self._db.execute("PRAGMA foreign_keys = ON")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
@@ -168,8 +166,8 @@ class Store:
                 row = self._db.execute(
                     "INSERT INTO cells (key, sha256, measure, settings, seed, data, data_fingerprint, code_version, status, "
                     "error, seconds, finished, environment) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (cell.key, cell.sha256, cell.measure, json.dumps(dict(cell.settings), sort_keys=True), cell.seed, cell.data_name,
-                     cell.data_fingerprint, cell.code_version, status, result.error, result.seconds, now, identity),
+                    (cell.key, cell.sha256, cell.measure, json.dumps(dict(cell.settings), sort_keys=True), cell.seed,
+                     cell.data_name, cell.data_fingerprint, cell.code_version, status, result.error, result.seconds, now, identity),
                 )  # fmt: skip
                 self._db.executemany(
                     "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -210,8 +208,8 @@ class Store:
                 "SELECT k.path, k.sha256, k.method, c.data, c.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, "
                 "s.converged, c.seed, c.seconds, c.code_version, s.settings, s.arrays, c.environment FROM scores s "
                 "JOIN cells c ON c.id = s.cell JOIN checkpoints k ON k.sha256 = c.sha256 WHERE c.id IN ("
-                "  SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY sha256, measure, data ORDER BY finished DESC, id DESC)"
-                "  AS place FROM cells WHERE status = 'ok') WHERE place = 1) ORDER BY k.path, c.id, s.rowid"
+                "  SELECT id FROM (SELECT id, row_number() OVER "
+                "  (PARTITION BY sha256, measure, data ORDER BY finished DESC, id DESC) AS place FROM cells WHERE status = 'ok') WHERE place = 1) ORDER BY k.path, c.id, s.rowid"
             ).fetchall()
         names = short_names({row[1]: row[0] for row in rows})
         frame = pd.DataFrame([(names[row[1]], *row) for row in rows], columns=list(SCORE_COLUMNS))
@@ -235,9 +233,7 @@ class Store:
     def checkpoints(self) -> pd.DataFrame:
         """One row a checkpoint: name, path, sha256, layout, arch, method, report (dict)."""
         with self._explained():
-            rows = self._db.execute(
-                "SELECT path, sha256, layout, arch, method, report FROM checkpoints ORDER BY path"
-            ).fetchall()
+            rows = self._db.execute("SELECT path, sha256, layout, arch, method, report FROM checkpoints ORDER BY path").fetchall()
         names = short_names({row[1]: row[0] for row in rows})
         frame = pd.DataFrame(
             [(names[r[1]], *r) for r in rows], columns=["checkpoint", "path", "sha256", "layout", "arch", "method", "report"]

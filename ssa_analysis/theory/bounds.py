@@ -23,7 +23,7 @@ from ssa_analysis.measures.base import (
     split_embeddings,
 )
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.numerics.resampling import Interval, bootstrap
+from ssa_analysis.numerics.resampling import bootstrap
 from ssa_analysis.numerics.seeding import derive_seed, generator
 from ssa_analysis.numerics.transport import split_floor
 from ssa_analysis.score import Score
@@ -37,8 +37,6 @@ from ssa_analysis.theory.rungs import (
     empirical_population,
     weighted_mean,
 )
-
-RUNGS = ("R1", "R2", "R6", "R8")
 
 
 @dataclass(frozen=True)
@@ -88,76 +86,90 @@ def gather(encoder: Encoder, data: Data, settings: BoundsSettings) -> Evidence:
     return Evidence(law, population, views, bank[drawn], first, second, tau, used_beta)
 
 
-def check_rungs(evidence: Evidence, draws: int, seed: int) -> tuple[list[RungCheck], dict[str, float], bool]:
-    """All rungs with intervals; the quantities of the waterfall; whether the probe converged."""
+@dataclass(frozen=True)
+class PerImage:
+    """What each held-out image contributes to the rungs; all ``(k,)``, in nats except the two alignments."""
+
+    supervised: Tensor  # loss of the mean classifier
+    probe: Tensor  # loss of the trained probe
+    ideal: Tensor  # decoupled loss, averaged exactly over ideal positives
+    drawn_ideal: Tensor  # the same with one drawn positive: independent of the class means that R8's right side uses
+    ideal_margin: Tensor
+    practical_margin: Tensor
+    ideal_uniformity: Tensor
+    practical_uniformity: Tensor
+    class_alignment: Tensor  # z.mu_y; its mean estimates sum_c pi_c |mu_c|^2 across the splits, without bias
+    practical_alignment: Tensor
+    probe_converged: bool
+
+
+def per_image(evidence: Evidence) -> PerImage:
+    """Evaluate every loss once."""
     law, population, tau = evidence.law, evidence.population, evidence.tau
-    labels = as_numpy(law.y).astype(int)
-
-    def over_images(statistic: object) -> Interval:
-        def resampled(index: np.ndarray) -> float:
-            rows = torch.from_numpy(index)
-            return statistic(rows, law.weights[rows])  # type: ignore[operator,no-any-return]
-
-        return bootstrap(resampled, len(labels), draws=draws, seed=seed, strata=labels)
-
-    supervised = r1_probe.mean_classifier_losses(law, population, tau)
     probe = r1_probe.trained_probe(law, population, tau)
-    ideal = r2_classification.ideal_decoupled_losses(law, population, tau)
-    u_ideal = r6_margin.margins(law.z, evidence.positives, population, tau, evidence.beta)
-    u_practical = r6_margin.margins(evidence.first, evidence.second, population, tau, evidence.beta)
-    # R8 from its parts, each an array over held-out images; the drawn positives make the left side independent
-    drawn_ideal = population.uniformity(law.z, tau) - (law.z * evidence.positives).sum(1) / tau
-    dots = (evidence.first * evidence.second).sum(1)
-    view_uniformity = evidence.view_population.uniformity(evidence.first, tau)
-    ideal_uniformity = population.uniformity(law.z, tau)
-    class_alignment = (law.z * population.means[law.y]).sum(1)  # its mean estimates sum_c pi_c |mu_c|^2 across splits
+    uniformity = population.uniformity(law.z, tau)
+    return PerImage(
+        supervised=r1_probe.mean_classifier_losses(law, population, tau),
+        probe=probe.losses,
+        ideal=r2_classification.ideal_decoupled_losses(law, population, tau),
+        drawn_ideal=uniformity - (law.z * evidence.positives).sum(1) / tau,
+        ideal_margin=r6_margin.margins(law.z, evidence.positives, population, tau, evidence.beta),
+        practical_margin=r6_margin.margins(evidence.first, evidence.second, population, tau, evidence.beta),
+        ideal_uniformity=uniformity,
+        practical_uniformity=evidence.view_population.uniformity(evidence.first, tau),
+        class_alignment=(law.z * population.means[law.y]).sum(1),
+        practical_alignment=(evidence.first * evidence.second).sum(1),
+        probe_converged=probe.converged,
+    )
 
-    def parts(rows: Tensor, w: Tensor) -> r8_decomposition.Decomposition:
-        return r8_decomposition.decompose(
-            tau=tau,
-            ideal=weighted_mean(drawn_ideal[rows], w),
-            practical_alignment=weighted_mean(dots[rows], w),
-            ideal_alignment=weighted_mean(class_alignment[rows], w),
-            practical_uniformity=weighted_mean(view_uniformity[rows], w),
-            ideal_uniformity=weighted_mean(ideal_uniformity[rows], w),
-        )
 
-    def r6_slack(rows: Tensor, w: Tensor) -> float:
-        left, right = r6_margin.margin_sides(u_ideal[rows], u_practical[rows], w, w)
+def decomposition_of(images: PerImage, weights: Tensor, tau: float, rows: Tensor) -> r8_decomposition.Decomposition:
+    """R8 on the images ``rows``."""
+    w = weights[rows]
+    return r8_decomposition.decompose(
+        tau=tau,
+        ideal=weighted_mean(images.drawn_ideal[rows], w),
+        practical_alignment=weighted_mean(images.practical_alignment[rows], w),
+        ideal_alignment=weighted_mean(images.class_alignment[rows], w),
+        practical_uniformity=weighted_mean(images.practical_uniformity[rows], w),
+        ideal_uniformity=weighted_mean(images.ideal_uniformity[rows], w),
+    )
+
+
+def sides_of(rung: str, evidence: Evidence, images: PerImage, rows: Tensor) -> tuple[float, float]:
+    """Left and right side of a rung on the images ``rows`` (with repetition, in a bootstrap)."""
+    weights = evidence.law.weights
+    w = weights[rows]
+    supervised = weighted_mean(images.supervised[rows], w)
+    if rung == "R1":
+        return weighted_mean(images.probe[rows], w), supervised
+    if rung == "R2":
+        return supervised, evidence.population.entropy + weighted_mean(images.ideal[rows], w)
+    if rung == "R6":
+        return r6_margin.margin_sides(images.ideal_margin[rows], images.practical_margin[rows], w, w)
+    parts = decomposition_of(images, weights, evidence.tau, rows)
+    return parts.ideal, parts.right_side(evidence.tau)
+
+
+STATEMENTS = {
+    "R1": r1_probe.STATEMENT,
+    "R2": r2_classification.STATEMENT,
+    "R6": r6_margin.STATEMENT,
+    "R8": r8_decomposition.STATEMENT,
+}
+
+
+def check_rung(rung: str, evidence: Evidence, images: PerImage, draws: int, seed: int) -> RungCheck:
+    """A rung with the bootstrap interval of its slack, over held-out images within classes."""
+
+    def slack(index: np.ndarray) -> float:
+        left, right = sides_of(rung, evidence, images, torch.from_numpy(index))
         return right - left
 
-    everything = torch.arange(len(labels))
-    l_probe, l_supervised = weighted_mean(probe.losses, law.weights), weighted_mean(supervised, law.weights)
-    bound = population.entropy + weighted_mean(ideal, law.weights)
-    left6, right6 = r6_margin.margin_sides(u_ideal, u_practical, law.weights, law.weights)
-    whole = parts(everything, law.weights)
-    sides = {
-        "R1": (r1_probe.STATEMENT, l_probe, l_supervised, over_images(lambda r, w: weighted_mean((supervised - probe.losses)[r], w))),
-        "R2": (
-            r2_classification.STATEMENT, l_supervised, bound,
-            over_images(lambda r, w: population.entropy + weighted_mean((ideal - supervised)[r], w)),
-        ),
-        "R6": (r6_margin.STATEMENT, left6, right6, over_images(r6_slack)),
-        "R8": (
-            r8_decomposition.STATEMENT, whole.ideal, whole.right_side(tau),
-            over_images(lambda r, w: parts(r, w).right_side(tau) - parts(r, w).ideal),
-        ),
-    }  # fmt: skip
-    checks = [
-        RungCheck(rung, statement, left, right, interval.low, interval.high, equality=rung == "R8")
-        for rung, (statement, left, right, interval) in sides.items()
-    ]
-    quantities = {
-        "probe_loss": l_probe,
-        "mean_classifier_loss": l_supervised,
-        "ideal_bound": bound,
-        "alignment_cost": whole.alignment_gap / tau,
-        "uniformity_gap": whole.uniformity_gap,
-        "practical_loss": population.entropy + whole.practical,
-        "chance": population.entropy,
-        "margin_floor": split_floor(as_numpy(u_ideal), seed % 2**32),
-    }
-    return checks, quantities, probe.converged
+    labels = as_numpy(evidence.law.y)
+    interval = bootstrap(slack, len(labels), draws=draws, seed=seed, strata=labels)
+    left, right = sides_of(rung, evidence, images, torch.arange(len(labels)))
+    return RungCheck(rung, STATEMENTS[rung], left, right, interval.low, interval.high, equality=rung == "R8")
 
 
 @measure("bounds", "both sides of the rungs R1, R2, R6, R8 of the theory, with verdicts", BoundsSettings, by_default=False)
@@ -168,33 +180,42 @@ def bounds(encoder: Encoder, data: Data, settings: BoundsSettings) -> list[Score
     waterfall; ``vacuous`` in its settings says whether it is above the chance level ``H(pi)``.
     """
     evidence = gather(encoder, data, settings)
+    images = per_image(evidence)
     seed = derive_seed(settings.seed, "bounds") % 2**32
-    checks, values, converged = check_rungs(evidence, settings.bootstrap, seed)
-    shared = {"tau": evidence.tau, "beta": evidence.beta, "chance": values["chance"]}
-    scores = []
-    for check in checks:
+    chance = evidence.population.entropy
+    shared = {"tau": evidence.tau, "beta": evidence.beta, "chance": chance}
+    scores, checks = [], {}
+    for rung in STATEMENTS:
+        check = checks[rung] = check_rung(rung, evidence, images, settings.bootstrap, seed)
         about = {
             **shared, "error": "bootstrap interval", "statement": check.statement, "left": check.left,
             "right": check.right, "verdict": check.verdict,
         }  # fmt: skip
-        if check.rung == "R1":
-            about["probe_converged"] = converged
-        if check.rung == "R6":
-            about["sampling_floor"] = values["margin_floor"]
-        scores.append(Score("bounds", check.rung, check.slack, "nats", None, check.low, check.high, True, about))
+        if rung == "R1":
+            about["probe_converged"] = images.probe_converged
+        if rung == "R6":
+            about["sampling_floor"] = split_floor(as_numpy(images.ideal_margin), seed)
+        scores.append(Score("bounds", rung, check.slack, "nats", None, check.low, check.high, True, about))
+    whole = decomposition_of(images, evidence.law.weights, evidence.tau, torch.arange(len(evidence.law.y)))
+    bound = checks["R2"].right
+    values = {
+        "probe_loss": checks["R1"].left,
+        "mean_classifier_loss": checks["R1"].right,
+        "ideal_bound": bound,
+        "alignment_cost": whole.alignment_gap / evidence.tau,
+        "uniformity_gap": whole.uniformity_gap,
+        "practical_loss": chance + whole.practical,
+    }
     steps = {
-        "trained probe": values["probe_loss"],
-        "mean classifier gap (R1)": values["mean_classifier_loss"] - values["probe_loss"],
-        "class-collapse gap (R2)": values["ideal_bound"] - values["mean_classifier_loss"],
+        "trained probe": checks["R1"].left,
+        "mean classifier gap (R1)": checks["R1"].slack,
+        "class-collapse gap (R2)": checks["R2"].slack,
         "uniformity gap (R8)": -values["uniformity_gap"],
         "alignment gap (R8)": -values["alignment_cost"],
     }
     arrays = {"step": list(steps), "value": list(steps.values())}
-    for name in ("probe_loss", "mean_classifier_loss", "ideal_bound", "alignment_cost", "uniformity_gap", "practical_loss"):
-        about = {**shared, "error": "see the rungs"}
-        if name == "ideal_bound":
-            about["vacuous"] = values[name] > values["chance"]
-        scores.append(
-            Score("bounds", name, values[name], "nats", settings=about, arrays=arrays if name == "ideal_bound" else {})
-        )
+    for name, value in values.items():
+        is_bound = name == "ideal_bound"
+        about = {**shared, "error": "see the rungs", **({"vacuous": bound > chance} if is_bound else {})}
+        scores.append(Score("bounds", name, value, "nats", settings=about, arrays=arrays if is_bound else {}))
     return scores

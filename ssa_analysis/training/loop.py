@@ -89,7 +89,7 @@ class _Log:
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+            self.board = SummaryWriter(str(folder / "tensorboard"))
         except ImportError:
             pass
 
@@ -177,7 +177,7 @@ def train(
 
             def closure(first: Tensor = first, second: Tensor = second, step: int = step) -> Tensor:
                 loss = batch_loss(encoder, first, second, settings, step)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 return loss.detach()
 
             if sharp is not None:
@@ -189,14 +189,10 @@ def train(
             losses.append(loss)
         mean_loss = float(torch.stack(losses).mean())
         if not torch.isfinite(torch.tensor(mean_loss)):
-            raise MeasureError(
-                f"the loss became {mean_loss} in epoch {epoch + 1}; lower --lr. {checkpoint} is the last good one"
-            )
+            raise MeasureError(f"the loss became {mean_loss} in epoch {epoch + 1}; lower --lr. {checkpoint} is the last good one")
         last = epoch + 1 == settings.epochs
         knn = (
-            online_knn(encoder, data, device)
-            if settings.knn_every and ((epoch + 1) % settings.knn_every == 0 or last)
-            else None
+            online_knn(encoder, data, device) if settings.knn_every and ((epoch + 1) % settings.knn_every == 0 or last) else None
         )
         row = EpochLog(
             epoch + 1, settings.epochs, (epoch + 1) * steps_per_epoch, mean_loss, rate, knn, time.perf_counter() - started

@@ -1,0 +1,47 @@
+"""``ssa-analyze inspect``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from ssa_analysis.checkpoints.loading import LoadReport, load_checkpoint
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the load report as JSON on stdout.")
+def command(file: str, as_json: bool) -> None:
+    """Say what a checkpoint FILE holds, how it was recognised, and what was assumed. Nothing in it is executed.
+
+    \b
+    Example:
+      ssa-analyze inspect runs/a/last.pt
+    """
+    report = load_checkpoint(file).report
+    click.echo(json.dumps(asdict(report), indent=1) if as_json else describe(report))
+
+
+def describe(report: LoadReport) -> str:
+    """A load report as text."""
+    projector = "yes" if report.has_projector else "no (measures of the contrastive loss and the embedding need one)"
+    lines = [
+        f"file         {report.path}",
+        f"sha256       {report.sha256}",
+        f"layout       {report.layout}",
+        f"encoder      {report.arch}",
+        f"weights      {report.parameters:,} in {report.tensors} tensors, all placed, all finite",
+        f"projector    {projector}",
+    ]
+    if report.training:
+        settings, data = report.training["settings"], report.training["data"]
+        lines.append(
+            f"trained      {settings['method']} on {data['name']}, epoch {report.training['epoch']} of {settings['epochs']}"
+        )
+        loss = f"tau {settings['tau']}, beta {settings['beta'] or 'K'}"
+        lines.append(f"loss         {loss}, last epoch's mean {report.training['loss']:.4f}")
+    lines += [f"assumed      {text}" for text in report.assumptions]
+    lines += [f"left over    {key}: {why}" for key, why in report.left_over.items()]
+    return "\n".join(lines)

@@ -1,0 +1,113 @@
+"""``ssa-analyze score``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from ssa_analysis.cli.common import (
+    EXIT_FAILED,
+    Progress,
+    config_option,
+    data_options,
+    device_option,
+    duration,
+    parse_settings,
+    resolve_device,
+    say,
+)
+
+from ssa_analysis.checkpoints.reading import find_checkpoints
+from ssa_analysis.running.executors import EXECUTORS
+from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells
+from ssa_analysis.running.scoring import ScoringSummary, run_cells
+from ssa_analysis.running.store import Store, short_names
+from ssa_analysis.score import Score
+
+
+@click.command()
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@data_options
+@click.option(
+    "--store", "store_path", default="scores.db", show_default=True, type=click.Path(), help="SQLite file for the scores."
+)
+@click.option("--measures", help="Comma-separated measures; default: all but the bounds. See: ssa-analyze list measures")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="MEASURE.SETTING=VALUE", help="Change a setting of a measure; repeatable."
+)
+@click.option(
+    "--views", default="own", show_default=True, help="Views of the practical pairs: own (as trained) or a recipe's name."
+)
+@click.option("--tau", type=float, help="Temperature of the contrastive loss; default: the checkpoint's own, else 0.5.")
+@click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes; checkpoints are shared among them."
+)
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as a JSON list on stdout.")
+@config_option("score")
+def command(
+    checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
+    store_path: str, measures: str | None, assignments: tuple[str, ...], views: str, tau: float | None, seed: int, workers: int,
+    device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure CHECKPOINTs (files, globs, folders) and keep the scores.
+
+    What the store has already is not computed again. Exit code 1 if some measure failed; the others are kept.
+
+    \b
+    Example:
+      ssa-analyze score runs/*/last.pt --data cifar10 --store scores.db
+      ssa-analyze score model.pt --data images/ --measures downstream,shift --json
+    """
+    spec = DataSpec(data, data_root, subset, image_size, not no_download)
+    names = [m.strip() for m in measures.split(",") if m.strip()] if measures else default_measures()
+    run_and_print(checkpoints, spec, names, parse_settings(assignments), {"views": views, "tau": tau}, seed, store_path,
+                  workers, device, as_json)  # fmt: skip
+
+
+def run_and_print(
+    checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str], overrides: dict[str, dict[str, str]],
+    shared: dict[str, object], seed: int, store_path: str | None, workers: int, device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Plan, run, store, print; ends with exit code 1 if a cell failed."""
+    device = resolve_device(device)
+    paths = find_checkpoints(list(checkpoints))
+    loaded = loaded_data(spec)
+    cells = make_cells(paths, loaded, measures, seed, shared, overrides)
+    store = Store(store_path) if store_path else None
+    try:
+        labels = short_names({cell.sha256: cell.path for cell in cells})
+        todo = [cell for cell in cells if store is None or not store.has(cell)]
+        sizes = ", ".join(f"{name} {len(index)}" for name, index in loaded.splits.items())
+        say(f"{loaded.name}: {len(loaded.labels)} images ({sizes}); {len(todo)} of {len(cells)} cells to compute")
+        progress = Progress(len(todo))
+
+        def tell(result: CellResult) -> None:
+            label = labels[result.cell.sha256]
+            text = f"failed: {result.error}" if result.error else _headline(result.scores)
+            progress.step(f"{label} {result.cell.measure}  {duration(result.seconds)}  {text}")
+
+        summary = run_cells(cells, spec, executor=EXECUTORS.get("local")(workers), store=store, device=device, on_result=tell)
+    finally:
+        if store is not None:
+            store.close()
+    _finish(summary, store_path, as_json)
+
+
+def _headline(scores: list[Score]) -> str:
+    """The first score of a family, which is its most telling one."""
+    if not scores:
+        return ""
+    first = scores[0]
+    error = f" ± {first.stderr:.2g}" if first.stderr else ""
+    return f"{first.name} {first.value:.4g}{error}{' (not converged)' if not first.converged else ''}"
+
+
+def _finish(summary: ScoringSummary, store_path: str | None, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([score.to_json() for score in summary.scores], indent=1))
+    kept = f"; kept in {store_path}" if store_path else ""
+    say(f"{summary.computed} cells computed, {summary.reused} taken from the store, {len(summary.failures)} failed{kept}")
+    if summary.failures:
+        raise click.exceptions.Exit(EXIT_FAILED)

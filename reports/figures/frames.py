@@ -1,0 +1,52 @@
+"""Reading the long table: one score of all checkpoints, arrays, panels of checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ssa_analysis.reports.style import ordered_methods
+
+MAX_PANELS = 12  # checkpoints with a panel of their own in one figure; beyond it the first of each method are shown
+
+
+def rows_of(frame: pd.DataFrame, measure: str, name: str) -> pd.DataFrame:
+    """Rows of one score with a finite value, methods in their order, then checkpoints."""
+    rows = frame[(frame["measure"] == measure) & (frame["name"] == name) & np.isfinite(frame["value"])]
+    place = {m: i for i, m in enumerate(ordered_methods(list(rows["method"].fillna("unknown"))))}
+    rows = rows.assign(method=rows["method"].fillna("unknown"))
+    return (
+        rows.assign(_place=rows["method"].map(place)).sort_values(["_place", "checkpoint"], kind="stable").drop(columns="_place")
+    )
+
+
+def with_arrays(rows: pd.DataFrame, key: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """``(checkpoint, method, arrays)`` of rows whose arrays hold ``key``."""
+    for row in rows.itertuples():
+        arrays = row.arrays
+        if isinstance(arrays, dict) and arrays.get(key):
+            yield str(row.checkpoint), str(row.method), arrays
+
+
+def panel_choice(rows: pd.DataFrame) -> pd.DataFrame:
+    """At most ``MAX_PANELS`` rows, spread evenly over the methods."""
+    if len(rows) <= MAX_PANELS:
+        return rows
+    share = max(1, MAX_PANELS // rows["method"].nunique())
+    return rows.groupby("method", sort=False).head(share).head(MAX_PANELS)
+
+
+def grid_shape(count: int, columns: int = 4) -> tuple[int, int]:
+    """Rows and columns for ``count`` panels."""
+    columns = min(columns, count)
+    return math.ceil(count / columns), columns
+
+
+def error_bars(rows: pd.DataFrame) -> np.ndarray:
+    """``(2, n)`` distances to low and high, 0 where there is no interval."""
+    low = (rows["value"] - rows["low"]).fillna(0).clip(lower=0)
+    high = (rows["high"] - rows["value"]).fillna(0).clip(lower=0)
+    return np.stack([low.to_numpy(float), high.to_numpy(float)])

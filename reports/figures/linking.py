@@ -1,0 +1,82 @@
+"""Scores against downstream accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from ssa_analysis.reports.figures.frames import error_bars, grid_shape, rows_of
+from ssa_analysis.reports.names import KEY_SCORES, label_of
+from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, styled
+
+from ssa_analysis.errors import DataError
+from ssa_analysis.linking.rank import link_scores, link_table
+
+TARGET = "downstream.probe_accuracy"
+PANELS = (
+    "curvature.lambda_max",
+    "flatness.worst_case",
+    "landscape.rise_half",
+    "shift.mmd2_difference",
+    "shift.alignment_gap",
+    "robustness.mean_error",
+    "representation.effective_rank",
+    "bounds.ideal_bound",
+)
+
+
+def score_scatter(frame: pd.DataFrame) -> Figure | None:
+    """Probe accuracy over each of eight scores, one point a checkpoint, with intervals both ways."""
+    target = rows_of(frame, *TARGET.split(".")).set_index("sha256")
+    panels = {key: rows_of(frame, *key.split(".")) for key in PANELS}
+    panels = {key: rows[rows["sha256"].isin(target.index)] for key, rows in panels.items()}
+    panels = {key: rows for key, rows in panels.items() if not rows.empty}
+    if not panels:
+        return None
+    methods = ordered_methods(list(target["method"]))
+    rows_count, columns = grid_shape(len(panels))
+    figure, axes = new_figure(1.9 * rows_count + 0.4, rows=rows_count, columns=columns, sharey=True)
+    with styled():
+        for panel, (key, rows) in zip(axes, panels.items(), strict=False):
+            for method in methods:
+                group = rows[rows["method"] == method]
+                if group.empty:
+                    continue
+                matched = target.loc[group["sha256"]]
+                style = method_style(method, methods)
+                bars = {"xerr": error_bars(group), "yerr": error_bars(matched)}
+                panel.errorbar(group["value"], matched["value"], **bars, linestyle="none", markersize=4, elinewidth=0.6, **style)
+            panel.set_xlabel(label_of(key))
+        for panel in axes[len(panels) :]:
+            panel.set_visible(False)
+        for panel in axes[::columns]:
+            panel.set_ylabel("probe accuracy")
+        handles = [Line2D([], [], linestyle="none", label=method_label(m), **method_style(m, methods)) for m in methods]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    return figure
+
+
+def correlations(frame: pd.DataFrame) -> Figure | None:
+    """Spearman correlation of the key scores with probe accuracy, with intervals; None with too few checkpoints."""
+    try:
+        table = link_table(link_scores(frame, TARGET))
+    except DataError:
+        return None
+    keys = [row.key for row in KEY_SCORES if row.key in set(table["score"])]
+    if not keys:
+        return None
+    table = table.set_index("score").loc[keys[::-1]]
+    figure, (axes,) = new_figure(0.28 * len(keys) + 0.9)
+    with styled():
+        places = np.arange(len(keys))
+        value = table["spearman"].to_numpy()
+        bars = np.stack([value - table["spearman_low"], table["spearman_high"] - value]).clip(min=0)
+        decided = (table["spearman_low"] > 0) | (table["spearman_high"] < 0)
+        axes.errorbar(value, places, xerr=np.nan_to_num(bars), fmt="none", ecolor="#0072B2")
+        axes.scatter(value, places, s=22, c=np.where(decided, "#0072B2", "white"), edgecolors="#0072B2", zorder=3)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(places, [label_of(k) for k in keys[::-1]])
+        axes.set_xlim(-1.05, 1.05)
+        axes.set_xlabel(f"Spearman correlation with probe accuracy ({int(table['n'].max())} checkpoints)")
+    return figure

@@ -1,0 +1,107 @@
+"""What was found, in a few plain sentences; each is computed from the scores and says when nothing is decided."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from ssa_analysis.reports.figures.frames import rows_of
+from ssa_analysis.reports.names import label_of
+from ssa_analysis.reports.style import method_label, ordered_methods
+
+from ssa_analysis.errors import DataError
+from ssa_analysis.linking.rank import link_scores
+
+TARGET = "downstream.probe_accuracy"
+# what stands for sharpness and shift where one number must; theory expects both to fall as accuracy rises
+PREDICTORS = {"sharpness": "curvature.lambda_max", "shift": "shift.alignment_gap"}
+
+
+def _best(frame: pd.DataFrame, key: str, lowest: bool) -> tuple[pd.Series, pd.Series | None] | None:
+    """The best row of a score, and the runner-up if its interval overlaps the best one's."""
+    rows = rows_of(frame, *key.split("."))
+    if rows.empty:
+        return None
+    ordered = rows.sort_values("value", ascending=lowest)
+    best = ordered.iloc[0]
+    if len(ordered) < 2:
+        return best, None
+    second = ordered.iloc[1]
+    reach = best["high"] if lowest else best["low"]
+    other = second["low"] if lowest else second["high"]
+    known = np.isfinite(reach) and np.isfinite(other)
+    overlap = known and (reach >= other if lowest else reach <= other)
+    return best, second if overlap else None
+
+
+def _sentence(frame: pd.DataFrame, key: str, lowest: bool, opening: str) -> str | None:
+    found = _best(frame, key, lowest)
+    if found is None:
+        return None
+    best, tie = found
+    interval = f" [{best['low']:.3g}, {best['high']:.3g}]" if np.isfinite(best["low"]) and np.isfinite(best["high"]) else ""
+    close = f"; not separable from {tie['checkpoint']} ({tie['value']:.3g})" if tie is not None else ""
+    return f"{opening}: {best['checkpoint']} ({label_of(key)} {best['value']:.3g}{interval}){close}."
+
+
+def method_means(frame: pd.DataFrame, key: str) -> dict[str, tuple[float, int]]:
+    """Mean of a score over the checkpoints of each method, and how many there are."""
+    rows = rows_of(frame, *key.split("."))
+    return {
+        m: (float(g["value"].mean()), len(g)) for m in ordered_methods(list(rows["method"])) for g in [rows[rows["method"] == m]]
+    }
+
+
+def _linking_sentence(frame: pd.DataFrame) -> str | None:
+    try:
+        links = {link.score: link for link in link_scores(frame, TARGET)}
+    except DataError as error:
+        return f"Do the scores predict accuracy? Not decided: {error}."
+    parts = []
+    for word, key in PREDICTORS.items():
+        if key not in links:
+            continue
+        rank = links[key].spearman
+        verdict = (
+            "undecided" if rank.low <= 0 <= rank.high else "as the theory predicts" if rank.high < 0 else "against the theory"
+        )
+        parts.append(f"{word} ({label_of(key)}) {rank.value:+.2f} [{rank.low:+.2f}, {rank.high:+.2f}], {verdict}")
+    count = max((links[key].n for key in PREDICTORS.values() if key in links), default=0)
+    return f"Rank correlation with probe accuracy over {count} checkpoints: {'; '.join(parts)}." if parts else None
+
+
+def _bounds_sentence(frame: pd.DataFrame) -> str | None:
+    rungs = frame[(frame["measure"] == "bounds") & frame["name"].str.fullmatch(r"R\d")]
+    if rungs.empty:
+        return None
+    verdicts = rungs["settings"].map(lambda s: s["verdict"]).value_counts()
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    broken = rungs[[s["verdict"] == "violated" for s in rungs["settings"]]]
+    named = f" ({', '.join(sorted(set(broken['name'] + ' on ' + broken['checkpoint'])))})" if len(broken) else ""
+    bounds = rows_of(frame, "bounds", "ideal_bound")
+    useful = sum(not s["vacuous"] for s in bounds["settings"])
+    checkpoints = f"{len(bounds)} checkpoint" + ("s" if len(bounds) != 1 else "")
+    return f"Bounds on {checkpoints}: {counted}{named}; R2 lies below the chance level on {useful} of {len(bounds)}."
+
+
+def findings(frame: pd.DataFrame) -> list[str]:
+    """Up to five sentences: best downstream, flattest and least shifted, most robust, links, bounds."""
+    sentences = [
+        _sentence(frame, TARGET, False, "Best downstream"),
+        _sentence(frame, "curvature.lambda_max", True, "Flattest"),
+        _sentence(frame, "robustness.mean_error", True, "Most robust"),
+        _linking_sentence(frame) if not frame.empty else None,
+        _bounds_sentence(frame),
+    ]
+    flattest = sentences[1]
+    shifted = _sentence(frame, "shift.alignment_gap", True, "Least shifted")
+    if flattest and shifted:
+        sentences[1] = f"{flattest} {shifted}"
+    elif shifted:
+        sentences[1] = shifted
+    return [s for s in sentences if s]
+
+
+def method_table(frame: pd.DataFrame, keys: tuple[str, ...]) -> pd.DataFrame:
+    """Methods x scores: the mean over each method's checkpoints."""
+    means = {label_of(key): {method_label(m): v for m, (v, _) in method_means(frame, key).items()} for key in keys}
+    return pd.DataFrame(means)

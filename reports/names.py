@@ -1,0 +1,44 @@
+"""How scores are called in tables and figures, and which direction is good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ScoreName:
+    """``better`` is ``low``, ``high`` or empty where neither is; ``label`` has the unit where there is one."""
+
+    key: str  # measure.name
+    label: str
+    better: str
+
+
+KEY_SCORES = (
+    ScoreName("downstream.probe_accuracy", "probe accuracy", "high"),
+    ScoreName("downstream.knn_accuracy", "kNN accuracy", "high"),
+    ScoreName("robustness.mean_error", "corrupted error", "low"),
+    ScoreName("curvature.lambda_max", "largest eigenvalue (nats)", "low"),
+    ScoreName("curvature.trace", "Hessian trace (nats)", "low"),
+    ScoreName("flatness.worst_case", "worst-case rise (nats)", "low"),
+    ScoreName("flatness.average_case", "average-case rise (nats)", "low"),
+    ScoreName("landscape.rise_half", "landscape rise (nats)", "low"),
+    ScoreName("shift.mmd2_difference", "MMD² of differences", "low"),
+    ScoreName("shift.gaussian_w2", "Gaussian W² of pairs", "low"),
+    ScoreName("shift.alignment_gap", "alignment gap (cosine)", "low"),
+    ScoreName("representation.alignment", "alignment", "low"),
+    ScoreName("representation.uniformity", "uniformity", "low"),
+    ScoreName("representation.effective_rank", "effective rank", ""),
+    ScoreName("bounds.ideal_bound", "bound R2 (nats)", "low"),
+)
+_BY_KEY = {row.key: row for row in KEY_SCORES}
+
+
+def label_of(key: str) -> str:
+    """The label of ``measure.name``; other scores keep their name."""
+    return _BY_KEY[key].label if key in _BY_KEY else key.split(".", 1)[-1].replace("_", " ")
+
+
+def better_of(key: str) -> str:
+    """``low``, ``high`` or empty."""
+    return _BY_KEY[key].better if key in _BY_KEY else ""

@@ -1,0 +1,125 @@
+"""Tables of a store as data frames, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from ssa_analysis.reports.figures.frames import rows_of
+from ssa_analysis.reports.names import KEY_SCORES, label_of
+from ssa_analysis.reports.style import method_label
+
+from ssa_analysis.errors import DataError
+from ssa_analysis.linking.rank import link_scores, link_table
+
+TARGET = "downstream.probe_accuracy"
+
+
+def with_error(value: float, stderr: float | None, low: float | None = None, high: float | None = None) -> str:
+    """``0.959 ± 0.009``: the value to the second digit of its error, the error to two digits."""
+    if value is None or not np.isfinite(value):
+        return "n/a"
+    error = stderr
+    if (error is None or not np.isfinite(error)) and low is not None and high is not None and np.isfinite(high - low):
+        error = (high - low) / 2
+    if error is None or not np.isfinite(error) or error <= 0 or error < 1e-4 * abs(value):
+        return f"{value:.4g}"
+    digits = max(0, 1 - int(np.floor(np.log10(error))))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Checkpoints x key scores, as text with standard errors; columns that nobody has are left out."""
+    keys = [row.key for row in KEY_SCORES if not rows_of(frame, *row.key.split(".")).empty]
+    columns: dict[str, dict[str, str]] = {}
+    for key in keys:
+        rows = rows_of(frame, *key.split("."))
+        columns[label_of(key)] = {
+            str(r.checkpoint): with_error(r.value, r.stderr, r.low, r.high) + ("" if r.converged else " *")
+            for r in rows.itertuples()
+        }
+    methods = frame.drop_duplicates("checkpoint").set_index("checkpoint")["method"].fillna("unknown")
+    table = pd.DataFrame(columns).reindex(methods.index)
+    table.insert(0, "method", [method_label(m) for m in methods])
+    return table.fillna("").rename_axis("checkpoint").reset_index()
+
+
+def score_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """All scores, one a row, as numbers."""
+    columns = [
+        "checkpoint",
+        "method",
+        "data",
+        "measure",
+        "name",
+        "value",
+        "stderr",
+        "low",
+        "high",
+        "unit",
+        "converged",
+        "seed",
+        "seconds",
+    ]
+    return frame[columns].reset_index(drop=True)
+
+
+def bounds_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every rung of every checkpoint: both sides, slack with interval, verdict."""
+    rows = frame[(frame["measure"] == "bounds") & frame["name"].str.fullmatch(r"R\d")]
+    return pd.DataFrame(
+        [
+            {
+                "checkpoint": r["checkpoint"], "rung": r["name"], "statement": r["settings"]["statement"],
+                "left": r["settings"]["left"], "right": r["settings"]["right"], "slack": r["value"],
+                "low": r["low"], "high": r["high"], "verdict": r["settings"]["verdict"],
+            }
+            for _, r in rows.iterrows()
+        ]
+    )  # fmt: skip
+
+
+def links_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Correlations with probe accuracy; empty with too few checkpoints."""
+    try:
+        return link_table(link_scores(frame, TARGET))
+    except DataError:
+        return pd.DataFrame()
+
+
+def to_latex(table: pd.DataFrame, note: str) -> str:
+    """A booktabs table with a footnote that states the protocol."""
+    plain = table.copy()
+    for column in plain.columns:
+        if pd.api.types.is_float_dtype(plain[column]):
+            plain[column] = [f"{v:.4g}" if np.isfinite(v) else "n/a" for v in plain[column]]
+    plain = plain.astype(str)
+    body = plain.rename(columns=_escape).map(_escape)
+    rows = [" & ".join(values) + r" \\" for values in body.itertuples(index=False)]
+    header = " & ".join(body.columns) + r" \\"
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{{'l' * len(body.columns)}}}",
+        r"\toprule",
+        header,
+        r"\midrule",
+    ]
+    return "\n".join([*lines, *rows, r"\bottomrule", r"\end{tabular}", rf"\par\footnotesize {_escape(note)}", ""])
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "²": r"$^2$", "<": r"$<$", ">": r"$>$", "|": r"$|$",
+}  # fmt: skip
+
+
+def _escape(text: object) -> str:
+    return "".join(_LATEX.get(c, c) for c in str(text))
+
+
+def safe_csv(table: pd.DataFrame) -> str:
+    """CSV in which no text can be taken for a formula by a spreadsheet (a quote is put before =, +, -, @)."""
+    plain = table.copy()
+    for column in plain.columns:
+        if plain[column].dtype == object or pd.api.types.is_string_dtype(plain[column]):
+            plain[column] = [f"'{v}" if isinstance(v, str) and v[:1] in "=+-@\t\r" and v[:1] else v for v in plain[column]]
+    return plain.to_csv(index=False)
