@@ -36,7 +36,12 @@ DEFAULTS = TrainSettings()
 @click.option("--adaptive", is_flag=True, help="ASAM instead of SAM.")
 @click.option("--alpha", default=1.0, show_default=True, help="Fourier augmentation: lambda ~ U(0, alpha).")
 @click.option("--window", type=click.IntRange(min=1), help="Fourier augmentation: half-width of the low-frequency window.")
-@click.option("--partner", default="batch", show_default=True, help="Fourier augmentation: batch or class (an oracle).")
+@click.option(
+    "--partner",
+    default="batch",
+    show_default=True,
+    help="Fourier augmentation: batch, nearest (in feature space) or class (an oracle).",
+)
 @click.option("--views", help="Recipe of the views; default: the data set's own.")
 @click.option("--amp", default=DEFAULTS.amp, show_default=True, help="off or bf16.")
 @click.option("--knn-every", default=DEFAULTS.knn_every, show_default=True, help="Epochs between kNN evaluations; 0 never.")

@@ -70,6 +70,11 @@ def _own_recognise(payload: Mapping[str, Any]) -> Recognised:
 # prefixes that wrappers put before a backbone's own names, most specific first
 PREFIXES = ("module.backbone.", "module.encoder.", "backbone.", "encoder.", "module.", "model.", "")
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
+_RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+}
 _BACKBONE = re.compile(r"(conv1|bn1|layer[1-4])\.")
 
 
@@ -99,20 +104,14 @@ def _resnet_recognise(payload: Any) -> Recognised:
     assert state is not None
     own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     tensors = {f"backbone.{key}": value for key, value in own.items() if _BACKBONE.match(key)}
-    left_over = {
-        key: "classifier or head, not part of the features" for key in state if f"backbone.{key[len(prefix) :]}" not in tensors
-    }
+    used = {f"{prefix}{key}" for key in own if f"backbone.{key}" in tensors}
+    left_over = {key: "classifier or head, not part of the features" for key in state if key not in used}
     depths = tuple(len({k.split(".")[1] for k in own if k.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4))
     bottleneck = "layer1.0.conv3.weight" in own
-    names: dict[tuple[tuple[int, ...], bool], str] = {
-        ((2, 2, 2, 2), False): "resnet18",
-        ((3, 4, 6, 3), False): "resnet34",
-        ((3, 4, 6, 3), True): "resnet50",
-    }
-    if (depths, bottleneck) not in names:
+    if (depths, bottleneck) not in _RESNETS:
         block = "bottleneck" if bottleneck else "basic"
         raise CheckpointError(f"a ResNet of {block} blocks {depths} is not one of resnet18, resnet34, resnet50")
-    arch = names[depths, bottleneck]
+    arch = _RESNETS[depths, bottleneck]
     stem_weight = own["conv1.weight"]
     width, kernel = int(stem_weight.shape[0]), int(stem_weight.shape[-1])
     if kernel not in (3, 7):

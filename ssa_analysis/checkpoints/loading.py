@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssa_analysis.checkpoints.layouts import LAYOUTS, Recognised, batchnorm_counters
-from ssa_analysis.checkpoints.reading import file_hash, read_file
+from ssa_analysis.checkpoints.reading import file_hash, first_line, read_file
 from ssa_analysis.errors import CheckpointError, SSAError
 from ssa_analysis.models.encoder import Encoder
 
@@ -80,8 +80,8 @@ def _recognise(path: Path, layout: str, recognise: Any, payload: Any) -> Recogni
         found: Recognised = recognise(payload)
     except SSAError as error:
         raise CheckpointError(f"{path}: looks like {layout}, but {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        what = f"{type(error).__name__}: {error}"
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError) as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
         raise CheckpointError(f"{path}: looks like {layout}, but is damaged or of another version ({what})") from error
     return found
 
@@ -109,6 +109,10 @@ def _fill(path: Path, found: Recognised) -> None:
     for key, tensor in found.tensors.items():
         if not isinstance(tensor, Tensor):
             raise CheckpointError(f"{path}: {key!r} is a {type(tensor).__name__}, not a tensor")
+        plain = tensor.layout == torch.strided and not tensor.is_meta
+        if not plain or (expected[key].is_floating_point() and not tensor.is_floating_point()):
+            what = f"{tensor.dtype} tensor, {'meta' if tensor.is_meta else tensor.layout}"
+            raise CheckpointError(f"{path}: {key!r} is a {what}; weights must be dense floating-point numbers")
         if tensor.shape != expected[key].shape:
             raise CheckpointError(
                 f"{path}: {key!r} has shape {tuple(tensor.shape)}, {found.arch} expects {tuple(expected[key].shape)}"

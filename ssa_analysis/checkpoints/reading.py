@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +49,24 @@ def read_file(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on old pickles; what matters ends in the error below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_explain_refusal(str(error))}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError,
-            zipfile.BadZipFile, UnicodeDecodeError, OverflowError, MemoryError, AssertionError) as error:  # fmt: skip
-        raise CheckpointError(f"{path}: truncated or not a torch checkpoint ({_first_line(error)})") from error
+    except Exception as error:  # damaged bytes raise anything: struct.error, KeyError, RuntimeError, UnicodeDecodeError ...
+        raise CheckpointError(f"{path}: truncated or not a torch checkpoint ({first_line(error)})") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, shortened: libraries write paragraphs, ours are one line."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:160]
 
 
 def _explain_refusal(message: str) -> str:
-    found = re.search(r"(?:GLOBAL|global|class)\s+`?([A-Za-z_][\w]*(?:\.[\w]+)+)`?", message)
+    # torch writes "GLOBAL posix.system", and "GLOBAL exec" for builtins
+    found = re.search(r"(?:GLOBAL\s+`?|class\s+`?(?=\w+\.))([A-Za-z_]\w*(?:\.\w+)*)", message)
     if found:
         return f"refused: the file asks to load {found.group(1)!r}, which is not a tensor; nothing was executed"
     return "truncated, or a pickle of something other than tensors; nothing was executed"
@@ -76,7 +79,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(str(path)))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: truncated or not a safetensors file ({_first_line(error)})") from error
+        raise CheckpointError(f"{path}: truncated or not a safetensors file ({first_line(error)})") from error
 
 
 def find_checkpoints(patterns: list[str]) -> list[Path]:
@@ -87,27 +90,36 @@ def find_checkpoints(patterns: list[str]) -> list[Path]:
     Raises:
         CheckpointError: a pattern that leads to nothing.
     """
-    found: list[Path] = []
+    found: dict[Path, Path] = {}  # by resolved path: one file named in two ways is one checkpoint
     for pattern in patterns:
         path = Path(pattern).expanduser()
-        if path.is_dir():
-            own = [path / "last.pt"] if (path / "last.pt").is_file() else []
-            files = own or sorted(p for p in path.iterdir() if p.is_file() and p.suffix in SUFFIXES)
-            files = files or sorted(path.glob("*/last.pt"))
+        if path.exists():
+            files = _checkpoints_at(path)
             if not files:
                 raise CheckpointError(f"{path}: the folder holds no checkpoint ({', '.join(SUFFIXES)})")
-        elif path.is_file():
-            files = [path]
         else:
-            files = (
-                sorted(p for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))) if _is_glob(pattern) else []
-            )
+            files = [file for match in _matches(path) for file in _checkpoints_at(match)]
             if not files:
                 raise CheckpointError(f"{pattern}: no such file, folder or match")
-            files = [f for f in files if f.is_file()]
-        found += [f for f in files if f not in found]
-    return found
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
-def _is_glob(pattern: str) -> bool:
-    return any(c in pattern for c in "*?[")
+def _checkpoints_at(path: Path) -> list[Path]:
+    """What one existing file or folder stands for."""
+    if not path.is_dir():
+        return [path]
+    own = [path / "last.pt"] if (path / "last.pt").is_file() else []
+    files = own or sorted(p for p in path.iterdir() if p.is_file() and p.suffix in SUFFIXES)
+    return files or sorted(path.glob("*/last.pt"))
+
+
+def _matches(path: Path) -> list[Path]:
+    """The files and folders that a glob matches, in order; none for a path without wildcards."""
+    if not any(c in str(path) for c in "*?["):
+        return []
+    try:
+        return sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+    except ValueError as error:  # Python below 3.13 refuses "**x"
+        raise CheckpointError(f"{path}: not a pattern ({error})") from error

@@ -7,6 +7,7 @@ for images up to 64 px and those of ImageNet-C above.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import torch
@@ -144,10 +145,15 @@ def _pixelate(x: Tensor, factor: float, seeds: list[int]) -> Tensor:
 
 
 def _jpeg(x: Tensor, quality: int, seeds: list[int]) -> Tensor:
-    from torchvision.io import decode_jpeg, encode_jpeg
+    from PIL import Image
+    from torchvision.transforms.v2 import functional as transform
 
-    pixels = (x * 255).to(torch.uint8).cpu()
-    return torch.stack([decode_jpeg(encode_jpeg(image, quality=quality)) for image in pixels]).to(x.device) / 255
+    out = []
+    for image in (x * 255).to(torch.uint8).cpu():
+        stream = io.BytesIO()
+        transform.to_pil_image(image).save(stream, "JPEG", quality=quality)
+        out.append(transform.pil_to_tensor(Image.open(stream)))
+    return torch.stack(out).to(x.device) / 255
 
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {

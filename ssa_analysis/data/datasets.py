@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +188,10 @@ def make_data(raw: RawImages, name: str, source: DataSource, subset: int | None 
     images, labels = raw.read(keep), raw.labels[keep]
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or len(images) != len(labels):
         raise DataError(f"{name}: images must be ({len(labels)}, 3, h, w) uint8, got {tuple(images.shape)} {images.dtype}")
-    if image_size is not None and images.shape[-1] != image_size:
+    height, width = images.shape[-2:]
+    if image_size is None and height != width:
+        raise DataError(f"{name}: images of {width}x{height} pixels are not square; pass --image-size to resize them")
+    if image_size is not None and (height, width) != (image_size, image_size):
         images = resize(images, image_size)
     bounds = np.cumsum([0] + [len(p) for p in parts])
     splits = {s: torch.arange(a, b) for s, a, b in zip(SPLITS, bounds[:-1], bounds[1:], strict=True)}
@@ -265,12 +269,15 @@ def load_npz(path: Path) -> RawImages:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):  # np.load goes by the content, not by the name
+            raise DataError(f"{path}: a single array (.npy); it needs an .npz with x (n, h, w, c) uint8 and y (n,)")
+        with archive:
             missing = [key for key in ("x", "y") if key not in archive]
             if missing:
                 raise DataError(f"{path}: no array {missing[0]!r}; it needs x (n, h, w, c) uint8 and y (n,)")
             x, y = archive["x"], archive["y"]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError) as error:
         raise DataError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
     if x.ndim == 3:
         x = x[..., None]
@@ -388,7 +395,7 @@ def _load_torchvision(name: str, root: Path | None, download: bool) -> RawImages
                     raise
                 folder.mkdir(parents=True, exist_ok=True)
                 parts.append(make(root=str(folder), download=True, **arguments))
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
+        except (RuntimeError, OSError, EOFError, ValueError, AssertionError) as error:  # FashionMNIST asserts on damage
             what = f"{folder / row.expects}" if " and " not in row.expects else f"{row.expects} in {folder}"
             why = "is missing or damaged" if root is not None or not download else f"could not be downloaded ({error})"
             raise DataError(

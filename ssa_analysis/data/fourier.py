@@ -87,7 +87,7 @@ def choose_partners(
         return torch.randperm(count, generator=generator)
     if settings.partner == "nearest":
         if features is None:
-            raise SettingsError("the Fourier partner 'nearest' needs features; training on 'batch' partners works without")
+            raise SettingsError("the Fourier partner 'nearest' needs features of the images")
         distances = torch.cdist(features.cpu(), features.cpu())
         return distances.fill_diagonal_(torch.inf).argmin(1)
     if labels is None:

@@ -54,9 +54,11 @@ def disjoint_ideal_pairs(labels: Tensor, seed: int) -> Tensor:
     return joined[torch.randperm(len(joined), generator=rng)]
 
 
-def practical_pairs(images: Tensor, views: Views, seed: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Two random views of each image: ``(n, 3, s, s)`` twice."""
-    return views.pair(images, seed, labels)
+def practical_pairs(
+    images: Tensor, views: Views, seed: int, labels: Tensor | None = None, features: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Two random views of each image: ``(n, 3, s, s)`` twice. Labels and features only serve Fourier partners."""
+    return views.pair(images, seed, labels, features)
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,14 @@ class PairBatch:
     second: Tensor
 
 
-def fixed_batches(data: Data, split: str, views: Views, pairs: int, batch: int, seed: int) -> list[PairBatch]:
+def fixed_batches(
+    data: Data, split: str, views: Views, pairs: int, batch: int, seed: int, features: Tensor | None = None
+) -> list[PairBatch]:
     """Draw images and views once; everything measured on the result sees the same pairs and the same negatives.
 
     ``pairs`` images are drawn without replacement (fewer if the split is smaller) and cut into batches of ``batch``;
     a last batch that would be smaller is dropped, so that all batches have the same number of negatives.
+    ``features (n, d)`` of the whole split are needed only where Fourier partners are nearest in feature space.
 
     Raises:
         DataError: the split holds fewer images than one batch.
@@ -89,6 +94,8 @@ def fixed_batches(data: Data, split: str, views: Views, pairs: int, batch: int, 
     order = order[: len(order) // batch * batch]
     batches = []
     for number, index in enumerate(order.split(batch)):
-        first, second = practical_pairs(images[index], views, derive_seed(seed, "fixed batch", number), labels[index])
+        near = features[index] if features is not None else None
+        pair_seed = derive_seed(seed, "fixed batch", number)
+        first, second = practical_pairs(images[index], views, pair_seed, labels[index], near)
         batches.append(PairBatch(first, second))
     return batches

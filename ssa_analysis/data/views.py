@@ -50,14 +50,17 @@ class ViewRecipe:
 
 
 def recipe_from_dict(values: Mapping[str, Any]) -> ViewRecipe:
-    """Inverse of ``ViewRecipe.to_dict``; SettingsError for unknown keys."""
-    known = [f.name for f in fields(ViewRecipe)]
-    for key in values:
-        if key not in known:
-            raise unknown_name("view setting", key, known)
+    """Inverse of ``ViewRecipe.to_dict``; SettingsError for unknown keys or values of the wrong type."""
     fourier = values.get("fourier")
-    rest = {k: v for k, v in values.items() if k != "fourier"}
-    return ViewRecipe(**rest, fourier=FourierSettings(**fourier) if fourier else None)
+    for kind, given, row in (("view", values, ViewRecipe), ("Fourier", fourier or {}, FourierSettings)):
+        known = [f.name for f in fields(row)]
+        for key in given:
+            if key not in known:
+                raise unknown_name(f"{kind} setting", key, known)
+    try:
+        return replace(ViewRecipe(**{**values, "fourier": None}), fourier=FourierSettings(**fourier) if fourier else None)
+    except TypeError as error:
+        raise SettingsError(f"a view setting has the wrong type: {error}") from error
 
 
 RECIPES: dict[str, ViewRecipe] = {
@@ -117,6 +120,11 @@ class Views:
             kernel = max(3, int(0.1 * size) // 2 * 2 + 1)
             stages.append(kornia.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=recipe.blur))
         self._stages = nn.Sequential(*stages)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the Fourier partners are chosen in feature space."""
+        return self.recipe.fourier is not None and self.recipe.fourier.partner == "nearest"
 
     def __call__(self, images: Tensor, seed: int, labels: Tensor | None = None, features: Tensor | None = None) -> Tensor:
         """One view of each image.

@@ -169,9 +169,11 @@ def practical_embeddings(encoder: Encoder, data: Data, split: str, settings: Mea
         images, labels = data.images_of(split), data.labels_of(split)
         first: list[Tensor] = []
         second: list[Tensor] = []
-        for number, (chunk, chunk_labels) in enumerate(zip(images.split(256), labels.split(256), strict=True)):
+        features = split_features(encoder, data, split) if views.needs_features else None
+        for number, index in enumerate(torch.arange(len(images)).split(256)):
             seed = derive_seed(settings.seed, "practical", split, number)
-            for part, view in zip((first, second), practical_pairs(chunk, views, seed, chunk_labels), strict=True):
+            near = features[index] if features is not None else None
+            for part, view in zip((first, second), practical_pairs(images[index], views, seed, labels[index], near), strict=True):
                 part.append(in_batches(encoder.embed, view, encoder.device))
         return torch.cat(first), torch.cat(second)
 

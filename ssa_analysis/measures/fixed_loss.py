@@ -17,7 +17,7 @@ from torch import Tensor
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.pairs import PairBatch, fixed_batches
 from ssa_analysis.errors import MeasureError
-from ssa_analysis.measures.base import MeasureSettings, loss_parameters, make_views
+from ssa_analysis.measures.base import MeasureSettings, loss_parameters, make_views, split_features
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.contrastive import nt_xent
 from ssa_analysis.numerics.hessian import HessianOperator
@@ -35,7 +35,9 @@ def fixed_pairs(encoder: Encoder, data: Data, settings: FixedLossSettings) -> li
     """The batches of the definition above. A split smaller than one batch makes one batch of all its images."""
     available = len(data.splits["held-out"])
     batch = min(settings.batch, available)
-    return fixed_batches(data, "held-out", make_views(encoder, data, settings.views), settings.pairs, batch, settings.seed)
+    views = make_views(encoder, data, settings.views)
+    features = split_features(encoder, data, "held-out") if views.needs_features else None
+    return fixed_batches(data, "held-out", views, settings.pairs, batch, settings.seed, features)
 
 
 def fixed_operator(encoder: Encoder, data: Data, settings: FixedLossSettings) -> HessianOperator:

@@ -87,7 +87,10 @@ def _mmd_scores(samples: PairSamples, settings: ShiftSettings) -> list[Score]:
     ideal, practical = coordinates(samples.ideal), coordinates(samples.practical)
     for name in ideal:
         pooled = torch.cat([ideal[name], practical[name]]).double()
-        width = median_bandwidth(pooled[torch.randperm(len(pooled), generator=generator(settings.seed, "bandwidth"))])
+        if name != "marginal" and bool((pooled == pooled[0]).all()):
+            width = 1.0  # all differences are zero, say, in both laws: any kernel finds the laws equal, as they are
+        else:
+            width = median_bandwidth(pooled[torch.randperm(len(pooled), generator=generator(settings.seed, "bandwidth"))])
         scores.append(_mmd_score(f"mmd2_{name}", rbf_kernel(pooled, pooled, width), n, settings, {"bandwidth": width}))
     both = tuple(torch.cat([a, b]).double() for a, b in zip(samples.ideal, samples.practical, strict=True))
     scores.append(_mmd_score("mmd2_cross_moment", pair_kernel(both, both), n, settings, {}))  # type: ignore[arg-type]

@@ -45,6 +45,8 @@ def spectral_density(
         probes: independent start vectors. steps: Lanczos steps each.
 
     Notes:
+        The standard error is over probes only. Eigenvalues closer to zero than the nodes are to each other share a
+        node and its sign, which biases ``negative_mass`` where the spectrum is dense there; more steps resolve it.
         Nodes within ``1e-6`` of the largest magnitude count as zero for ``negative_mass``: the huge null space
         of a network's Hessian would otherwise be split at random by rounding.
     """

@@ -136,7 +136,7 @@ def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data) -> CellResult:
         scores = row.function(loaded.encoder, data, row.make_settings(cell.settings))
     except SSAError as error:
         return CellResult(cell, error=str(error), seconds=time.perf_counter() - started, report=loaded.report)
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         error_text = "the device ran out of memory; lower the measure's pairs or batch"
         return CellResult(cell, error=error_text, seconds=time.perf_counter() - started, report=loaded.report)
     except Exception as error:  # a measure, perhaps a plug-in's, that breaks must not take the others with it

@@ -167,7 +167,8 @@ class Store:
                     "INSERT INTO cells (key, sha256, measure, settings, seed, data, data_fingerprint, code_version, status, "
                     "error, seconds, finished, environment) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (cell.key, cell.sha256, cell.measure, json.dumps(dict(cell.settings), sort_keys=True), cell.seed,
-                     cell.data_name, cell.data_fingerprint, cell.code_version, status, result.error, result.seconds, now, identity),
+                     cell.data_name, cell.data_fingerprint, cell.code_version, status, result.error, result.seconds,
+                     now, identity),
                 )  # fmt: skip
                 self._db.executemany(
                     "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -207,9 +208,9 @@ class Store:
             rows = self._db.execute(
                 "SELECT k.path, k.sha256, k.method, c.data, c.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, "
                 "s.converged, c.seed, c.seconds, c.code_version, s.settings, s.arrays, c.environment FROM scores s "
-                "JOIN cells c ON c.id = s.cell JOIN checkpoints k ON k.sha256 = c.sha256 WHERE c.id IN ("
-                "  SELECT id FROM (SELECT id, row_number() OVER "
-                "  (PARTITION BY sha256, measure, data ORDER BY finished DESC, id DESC) AS place FROM cells WHERE status = 'ok') WHERE place = 1) ORDER BY k.path, c.id, s.rowid"
+                "JOIN cells c ON c.id = s.cell JOIN checkpoints k ON k.sha256 = c.sha256 WHERE c.id IN (SELECT id FROM ("
+                "SELECT id, row_number() OVER (PARTITION BY sha256, measure, data ORDER BY finished DESC, id DESC) AS place "
+                "FROM cells WHERE status = 'ok') WHERE place = 1) ORDER BY k.path, c.id, s.rowid"
             ).fetchall()
         names = short_names({row[1]: row[0] for row in rows})
         frame = pd.DataFrame([(names[row[1]], *row) for row in rows], columns=list(SCORE_COLUMNS))

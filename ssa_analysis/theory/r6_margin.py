@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 from torch import Tensor
-from torch.nn.functional import softplus
 
+from ssa_analysis.numerics.contrastive import softplus
 from ssa_analysis.numerics.transport import wasserstein_1d
 from ssa_analysis.theory.rungs import Population, as_numpy, weighted_mean
 

@@ -72,6 +72,15 @@ def batch_loss(encoder: Encoder, first: Tensor, second: Tensor, settings: TrainS
     return nt_xent(z[: len(first)], z[len(first) :], settings.tau, settings.beta, settings.negatives, rng).mean()
 
 
+def partner_features(encoder: Encoder, images: Tensor) -> Tensor:
+    """``(n, feature_dim)`` features of the present encoder, for Fourier partners that are nearest in feature space."""
+    was_training = encoder.training
+    encoder.eval()
+    features = in_batches(encoder.features, images, images.device)
+    encoder.train(was_training)
+    return features
+
+
 class _Log:
     """A CSV log, and TensorBoard where it is installed."""
 
@@ -170,7 +179,9 @@ def train(
         for number in range(steps_per_epoch):
             step = epoch * steps_per_epoch + number
             index = order[number * settings.batch : (number + 1) * settings.batch]
-            first, second = views.pair(images[index.to(device)], derive_seed(settings.seed, "step", step), labels[index])
+            chosen = images[index.to(device)]
+            neighbours = partner_features(encoder, chosen) if views.needs_features else None
+            first, second = views.pair(chosen, derive_seed(settings.seed, "step", step), labels[index], neighbours)
             rate = learning_rate(step, total, warmup, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = rate

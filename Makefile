@@ -1,0 +1,37 @@
+# make demo and make test are all a fresh machine needs: they build .venv by themselves.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ssa-analyze-ready
+
+.PHONY: demo test check lint types test-floors clean
+
+demo: $(READY)
+	$(BIN)/ssa-analyze demo --out demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(READY) lint types test
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+# the oldest versions of everything that setup.py allows
+test-floors:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 is needed: make test-floors PYTHON=python3.10" if sys.version_info[:2] != (3, 10) else 0)'
+	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-floors CONSTRAINTS="-c tests/floors.txt"
+
+$(READY): setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("ssa-analyze needs Python 3.10 or newer; name one with make PYTHON=python3.12 ..." if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]" $(CONSTRAINTS)
+	touch $(READY)
+
+clean:
+	rm -rf .venv .venv-floors demo build dist *.egg-info

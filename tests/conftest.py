@@ -1,0 +1,36 @@
+"""Fixtures for all tests: one thread (so that numbers do not depend on the machine) and a tiny trained checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssa_analysis.checkpoints.loading import load_checkpoint
+from ssa_analysis.data.datasets import Data, load_data
+from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.training.loop import train
+from ssa_analysis.training.settings import TrainSettings
+
+torch.set_num_threads(1)
+
+TINY = TrainSettings(arch="convnet", width=4, projector=(16, 8), epochs=3, batch=64, lr=0.1, warmup=1, knn_every=0)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    """About 600 of the handwritten digits."""
+    return load_data("digits", subset=600)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(digits: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A convnet of width 4 after three epochs of SimCLR on ``digits``."""
+    return train(TINY, digits, tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def encoder(tiny_checkpoint: Path) -> Encoder:
+    """The tiny encoder, loaded afresh, so that a test may change it."""
+    return load_checkpoint(tiny_checkpoint).encoder

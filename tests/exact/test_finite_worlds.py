@@ -1,0 +1,62 @@
+"""The rungs on exact worlds: theorems, so not one violation is tolerated."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssa_analysis.theory.finite_worlds import check_world, random_world
+from ssa_analysis.theory.rungs import HOLDS, VIOLATED, WITHIN_ERROR, RungCheck
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    classes=st.integers(1, 5),
+    points=st.integers(1, 9),
+    dimension=st.integers(1, 5),
+    tau=st.floats(0.05, 5),
+    beta=st.floats(0.01, 500),
+    concentration=st.sampled_from([0.05, 0.5, 5.0]),
+    seed=st.integers(0, 10**6),
+)
+def test_every_rung_holds_on_every_world(
+    classes: int, points: int, dimension: int, tau: float, beta: float, concentration: float, seed: int
+) -> None:
+    checks = check_world(random_world(classes, points, dimension, seed, concentration), tau, beta)
+    assert [c.rung for c in checks] == ["R1", "R2", "R6", "R8"]
+    for check in checks:
+        size = max(1.0, abs(check.left), abs(check.right))
+        if check.equality:
+            assert abs(check.slack) <= 1e-9 * size, check
+        else:
+            assert check.slack >= -1e-9 * size, check
+        assert check.verdict == HOLDS
+
+
+def test_r2_is_an_equality_when_the_classes_collapse() -> None:
+    world = random_world(3, 3, 4, seed=0)
+    collapsed = dataclasses.replace(world, conditionals=torch.eye(3, dtype=torch.float64))
+    r2 = check_world(collapsed, 0.5, 1.0)[1]
+    assert abs(r2.slack) < 1e-12
+    assert check_world(world, 0.5, 1.0)[1].slack > 1e-3
+
+
+def test_equal_pair_laws_have_no_shift() -> None:
+    """One class and views that are fresh images: practical pairs are ideal pairs, R6 is 0 <= 0."""
+    world = random_world(1, 5, 3, seed=1)
+    same = dataclasses.replace(world, augmentation=world.population.marginal.expand(5, 5))
+    r6 = check_world(same, 0.5, 2.0)[2]
+    assert abs(r6.left) < 1e-12
+    assert abs(r6.right) < 1e-12
+
+
+def test_verdicts() -> None:
+    assert RungCheck("R2", "", 1.0, 2.0, 0.9, 1.1).verdict == HOLDS
+    assert RungCheck("R2", "", 1.0, 0.9, -0.3, 0.1).verdict == WITHIN_ERROR
+    assert RungCheck("R2", "", 1.0, 0.5, -0.6, -0.4).verdict == VIOLATED
+    assert RungCheck("R8", "", 1.0, 1.1, -0.1, 0.2, equality=True).verdict == WITHIN_ERROR
+    assert RungCheck("R8", "", 1.0, 1.1, 0.05, 0.2, equality=True).verdict == VIOLATED
+    assert RungCheck("R8", "", 1.0, 1.0, 0.0, 0.0, equality=True).verdict == HOLDS

@@ -1,0 +1,70 @@
+"""The bounds on a checkpoint."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ssa_analysis.data.datasets import Data
+from ssa_analysis.errors import MeasureError
+from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.score import find_score
+from ssa_analysis.theory.bounds import BoundsSettings, bounds, gather
+from ssa_analysis.theory.rungs import class_weights, empirical_population
+
+
+def test_rungs_hold_on_a_trained_encoder(encoder: Encoder, digits: Data) -> None:
+    scores = bounds(encoder, digits, BoundsSettings(bootstrap=50))
+    for rung in ("R1", "R2", "R6"):
+        score = find_score(scores, rung)
+        assert score.settings["verdict"] == "holds"
+        assert score.value == pytest.approx(score.settings["right"] - score.settings["left"])
+        assert score.value >= 0
+    assert find_score(scores, "R8").settings["verdict"] == "holds within error"
+    assert find_score(scores, "R1").settings["chance"] == pytest.approx(math.log(10), abs=0.01)
+
+
+def test_the_waterfall_adds_up(encoder: Encoder, digits: Data) -> None:
+    scores = bounds(encoder, digits, BoundsSettings(bootstrap=20))
+    bound = find_score(scores, "ideal_bound")
+    steps = dict(zip(bound.arrays["step"], bound.arrays["value"], strict=True))
+    total = np.cumsum(list(steps.values()))
+    assert total[2] == pytest.approx(bound.value)
+    # at its end stands H(pi) + L_dec(practical); R8 closes the gap up to its own sampling error
+    r8 = find_score(scores, "R8")
+    slack = abs(r8.high - r8.low)  # type: ignore[operator]
+    assert total[-1] == pytest.approx(find_score(scores, "practical_loss").value, abs=slack)
+
+
+def test_sides_are_evaluated_on_disjoint_splits(encoder: Encoder, digits: Data) -> None:
+    evidence = gather(encoder, digits, BoundsSettings())
+    assert len(evidence.law.z) == len(digits.splits["held-out"])
+    assert len(evidence.population.z) == len(digits.splits["probe"])
+    probe_labels = digits.labels_of("probe")
+    # each drawn positive is a probe image of the anchor's class
+    index = torch.cdist(evidence.positives, evidence.population.z).argmin(1)
+    assert (probe_labels[index] == evidence.law.y).all()
+    means = torch.stack([evidence.population.z[probe_labels == c].mean(0) for c in range(10)])
+    torch.testing.assert_close(evidence.population.means, means)
+
+
+def test_class_weights_give_each_class_its_prior() -> None:
+    y = torch.tensor([0, 0, 0, 1, 2, 2])
+    prior = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    weights = class_weights(y, prior)
+    for c in range(3):
+        assert float(weights[y == c].sum()) == pytest.approx(float(prior[c]))
+
+
+def test_entropy_of_the_prior_is_the_chance_level() -> None:
+    population = empirical_population(torch.eye(4), torch.tensor([0, 0, 0, 1]), 3)
+    assert population.entropy == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+
+
+def test_an_embedding_off_the_sphere_is_refused(encoder: Encoder, digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Encoder, "embed_features", lambda self, h: 2 * h)
+    with pytest.raises(MeasureError, match="unit vectors"):
+        bounds(encoder, digits, BoundsSettings(bootstrap=5))

@@ -1,0 +1,98 @@
+"""Flatness and landscape against closed forms on quadratics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ssa_analysis.data.datasets import Data
+from ssa_analysis.errors import SettingsError
+from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator
+from ssa_analysis.measures.flatness import FlatnessSettings, average_case_rises, worst_case_rise
+from ssa_analysis.measures.landscape import LandscapeSettings, filter_normalised_direction, landscape, slice_losses
+from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.numerics.hessian import HessianOperator
+from ssa_analysis.score import find_score
+
+DIAGONAL = torch.tensor([10.0, 3.0, 1.0, 0.5], dtype=torch.float64)
+
+
+def quadratic(linear: float = 0.0) -> HessianOperator:
+    w = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    return HessianOperator([lambda: 0.5 * (DIAGONAL * w * w).sum() + linear * w.sum()], [w])
+
+
+def test_worst_case_on_a_quadratic_is_half_rho_squared_times_the_largest_eigenvalue() -> None:
+    ones = torch.ones(4, dtype=torch.float64)
+    rise, settled = worst_case_rise(quadratic(), ones, 0.3, steps=30, restarts=3, seed=0)
+    assert rise == pytest.approx(0.5 * 0.3**2 * 10, rel=1e-3)
+    assert rise <= 0.5 * 0.3**2 * 10 * (1 + 1e-12)  # a lower bound of the maximum
+    assert settled
+
+
+def test_the_adaptive_worst_case_is_that_of_the_rescaled_hessian() -> None:
+    scale = torch.tensor([0.1, 2.0, 1.0, 1.0], dtype=torch.float64)
+    rise, _ = worst_case_rise(quadratic(), scale, 0.3, steps=30, restarts=3, seed=0)
+    assert rise == pytest.approx(0.5 * 0.3**2 * float((DIAGONAL * scale**2).max()), rel=1e-3)
+
+
+def test_few_steps_say_that_they_did_not_settle() -> None:
+    _, settled = worst_case_rise(quadratic(), torch.ones(4, dtype=torch.float64), 0.3, steps=2, restarts=2, seed=1)
+    assert not settled
+
+
+def test_average_case_on_a_quadratic_is_half_sigma_squared_times_the_trace_whatever_the_gradient() -> None:
+    rises = average_case_rises(quadratic(linear=50.0), 0.1 * torch.ones(4, dtype=torch.float64), draws=4000, seed=0).numpy()
+    stderr = rises.std() / np.sqrt(len(rises))
+    assert rises.mean() == pytest.approx(0.5 * 0.1**2 * float(DIAGONAL.sum()), abs=4 * stderr)
+    assert stderr < 0.003
+
+
+def test_worst_case_of_a_real_loss_is_at_least_the_step_of_sam(encoder: Encoder, digits: Data) -> None:
+    operator = fixed_operator(encoder, digits, FixedLossSettings(pairs=64, batch=32))
+    gradient = operator.gradient()
+    sam = slice_losses(operator, [0.1 * gradient / gradient.norm()])[0] - operator.loss()
+    rise, _ = worst_case_rise(operator, torch.ones_like(gradient), 0.1, steps=5, restarts=2, seed=0)
+    assert rise >= sam > 0
+
+
+def test_filters_of_a_direction_have_the_norms_of_the_weights(encoder: Encoder) -> None:
+    parameters = list(encoder.parameters())
+    direction = filter_normalised_direction(parameters, seed=0, number=0)
+    pieces = direction.split([p.numel() for p in parameters])
+    for p, piece in zip(parameters, pieces, strict=True):
+        if p.ndim < 2:
+            assert (piece == 0).all()
+        else:
+            torch.testing.assert_close(piece.view(len(p), -1).norm(dim=1), p.detach().reshape(len(p), -1).norm(dim=1))
+
+
+def test_slices_pass_through_the_loss_at_the_weights(encoder: Encoder, digits: Data) -> None:
+    settings = LandscapeSettings(pairs=64, batch=32, points=5, grid=3, span=0.4)
+    scores = landscape(encoder, digits, settings)
+    operator = fixed_operator(encoder, digits, settings)
+    base = operator.loss()
+    curve = find_score(scores, "rise_full").arrays
+    assert curve["offset"] == pytest.approx([-0.4, -0.2, 0, 0.2, 0.4])
+    for losses in curve["loss"]:
+        assert losses[2] == pytest.approx(base, abs=1e-6)
+    plane = np.array(find_score(scores, "rise_2d").arrays["loss"])
+    assert plane[1, 1] == pytest.approx(base, abs=1e-6)
+    # the plane's axes are the first two directions of the slices
+    assert plane[1, 2] == pytest.approx(curve["loss"][0][4], abs=1e-5)
+    assert plane[2, 1] == pytest.approx(curve["loss"][1][4], abs=1e-5)
+    half = np.mean([(c[1] + c[3]) / 2 - base for c in curve["loss"]])
+    assert find_score(scores, "rise_half").value == pytest.approx(half, abs=1e-6)
+
+
+@pytest.mark.parametrize("values", [{"points": 4}, {"grid": 4}, {"directions": 1}, {"span": 0.0}])
+def test_bad_landscape_settings_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(SettingsError):
+        LandscapeSettings(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("values", [{"rho": 0.0}, {"draws": 1}, {"steps": 0}, {"sigma": -1.0}])
+def test_bad_flatness_settings_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(SettingsError):
+        FlatnessSettings(**values)  # type: ignore[arg-type]
