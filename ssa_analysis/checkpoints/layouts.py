@@ -75,6 +75,7 @@ _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((3, 4, 6, 3), False): "resnet34",
     ((3, 4, 6, 3), True): "resnet50",
 }
+_HEAD = re.compile(r"(^|\.)(fc|linear|classifier|online_classifier|head|projector|projection_head|predictor)\.")
 _BACKBONE = re.compile(r"(conv1|bn1|layer[1-4])\.")
 
 

@@ -269,10 +269,10 @@ def load_npz(path: Path) -> RawImages:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):  # np.load goes by the content, not by the name
-            raise DataError(f"{path}: a single array (.npy); it needs an .npz with x (n, h, w, c) uint8 and y (n,)")
-        with archive:
+        with open(path, "rb") as stream:  # numpy would leave a damaged archive open
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):  # np.load goes by the content, not by the name
+                raise DataError(f"{path}: a single array (.npy); it needs an .npz with x (n, h, w, c) uint8 and y (n,)")
             missing = [key for key in ("x", "y") if key not in archive]
             if missing:
                 raise DataError(f"{path}: no array {missing[0]!r}; it needs x (n, h, w, c) uint8 and y (n,)")

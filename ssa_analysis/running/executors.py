@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -51,7 +52,7 @@ def _events(job: Job) -> Iterator[Event]:
     except SSAError as error:
         yield Event(job.key, "failed", str(error))
     except Exception as error:
-        yield Event(job.key, "failed", f"{type(error).__name__}: {error}")
+        yield Event(job.key, "failed", f"{type(error).__name__}: {error}".splitlines()[0])
     else:
         yield Event(job.key, "done")
 
@@ -97,15 +98,15 @@ class ProcessExecutor:
             assign(mine, process)
 
         def assign(connection: Connection, process: Any) -> None:
-            if waiting:
-                job = waiting.pop()
-                busy[connection] = (process, job)
+            job = waiting.pop() if waiting else None
+            with suppress(ConnectionError):  # a worker that has died between two jobs; for a job, recv() will tell
                 connection.send(job)
-            else:
-                busy.pop(connection, None)
-                connection.send(None)
-                process.join()
-                connection.close()
+            if job is not None:
+                busy[connection] = (process, job)
+                return
+            busy.pop(connection, None)
+            process.join()
+            connection.close()
 
         try:
             for _ in range(min(self.workers, len(jobs))):

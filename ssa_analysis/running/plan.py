@@ -129,11 +129,28 @@ def run_checkpoint(cells: list[Cell], spec: DataSpec, device: str) -> Iterator[C
         yield _run_cell(cell, loaded, data)
 
 
+def check_storable(scores: Sequence[Score]) -> None:
+    """MeasureError unless every score can be stored and read back: plain numbers, one score a name.
+
+    Our own measures keep to this; a plug-in's may not, and should learn it from its own cell.
+    """
+    names = [score.name for score in scores]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise MeasureError(f"the measure returned two scores called {twice[0]!r}")
+    for score in scores:
+        try:
+            json.dumps([score.to_json(), dict(score.arrays)])
+        except TypeError as error:
+            raise MeasureError(f"the score {score.name!r} holds something that cannot be stored ({error})") from error
+
+
 def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data) -> CellResult:
     started = time.perf_counter()
     row = MEASURES.get(cell.measure)
     try:
         scores = row.function(loaded.encoder, data, row.make_settings(cell.settings))
+        check_storable(scores)
     except SSAError as error:
         return CellResult(cell, error=str(error), seconds=time.perf_counter() - started, report=loaded.report)
     except torch.cuda.OutOfMemoryError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssa_analysis.running.executors import Executor, Job
 from ssa_analysis.running.plan import Cell, CellResult, DataSpec, run_checkpoint
@@ -21,6 +21,14 @@ class ScoringSummary:
     reused: int
 
 
+def cells_to_run(cells: Sequence[Cell], store: Store | None) -> list[Cell]:
+    """The cells that the store does not have, each key once."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.key, cell)
+    return [cell for cell in first.values() if store is None or not store.has(cell)]
+
+
 def run_cells(
     cells: Sequence[Cell],
     spec: DataSpec,
@@ -30,12 +38,15 @@ def run_cells(
     device: str = "cpu",
     on_result: Callable[[CellResult], None] = lambda result: None,
 ) -> ScoringSummary:
-    """Run the cells that the store does not have; each result is stored before ``on_result`` is told."""
-    known = {cell.key for cell in cells if store is not None and store.has(cell)}
+    """Run the cells that the store does not have; each result is stored before ``on_result`` is told.
+
+    Two paths to files with the same content (a copy, a link ``best.pt``) are measured once.
+    """
+    missing = cells_to_run(cells, store)
+    known = {cell.key for cell in cells} - {cell.key for cell in missing}
     todo: dict[str, list[Cell]] = {}
-    for cell in cells:
-        if cell.key not in known:
-            todo.setdefault(cell.path, []).append(cell)
+    for cell in missing:
+        todo.setdefault(cell.path, []).append(cell)
     jobs = [Job(path, run_checkpoint, {"cells": group, "spec": spec, "device": device}) for path, group in todo.items()]
     fresh: dict[str, CellResult] = {}
 
@@ -57,6 +68,6 @@ def run_cells(
         if cell.key in known and store is not None:
             scores += store.scores_of(cell)
         elif cell.key in fresh:
-            scores += fresh[cell.key].scores
+            scores += [replace(score, checkpoint=cell.path) for score in fresh[cell.key].scores]
     failures = [result for result in fresh.values() if result.error]
     return ScoringSummary(scores, failures, computed=len(fresh) - len(failures), reused=len(known))

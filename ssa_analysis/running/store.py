@@ -94,6 +94,8 @@ class Store:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
                 raise StoreError(f"{self.path}: written by a newer ssa-analyze (store version {version})")
+            if version and not must_exist:
+                self._check_writable()
             if version == 0:
                 tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
                 if tables:
@@ -106,6 +108,14 @@ class Store:
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 self._db.execute("COMMIT")
 
+    def _check_writable(self) -> None:
+        """Find out before anything is computed: SQLite opens a read-only file without a word."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        finally:
+            self._db.execute("ROLLBACK")
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
@@ -115,7 +125,7 @@ class Store:
                 "readonly": "the file or folder is read-only",
                 "unable to open": "it cannot be opened or created there",
                 "locked": "another process holds it; try again when that has ended",
-                "full": "the disk is full",
+                "full": "the disk is full; free some space and run the command again, what is stored already is kept",
                 "not a database": "it is not a score store",
                 "malformed": "the file is damaged",
             }
@@ -203,6 +213,9 @@ class Store:
 
         Where a measure of a checkpoint on a data set was computed more than once (other seeds, settings or code),
         the newest cell counts.
+
+        Raises:
+            StoreError: no scores on ``data``.
         """
         with self._explained():
             rows = self._db.execute(
@@ -212,8 +225,11 @@ class Store:
                 "SELECT id, row_number() OVER (PARTITION BY sha256, measure, data ORDER BY finished DESC, id DESC) AS place "
                 "FROM cells WHERE status = 'ok') WHERE place = 1) ORDER BY k.path, c.id, s.rowid"
             ).fetchall()
-        names = short_names({row[1]: row[0] for row in rows})
+        names = self._names()
         frame = pd.DataFrame([(names[row[1]], *row) for row in rows], columns=list(SCORE_COLUMNS))
+        known = sorted(frame["data"].unique())
+        if data is not None and data not in known:
+            raise StoreError(f"{self.path}: no scores on {data!r}; there are: {', '.join(known) or 'none'}")
         for column in ("settings", "arrays"):
             frame[column] = [json.loads(text) for text in frame[column]]
         frame["converged"] = frame["converged"].astype(bool)
@@ -235,12 +251,14 @@ class Store:
         """One row a checkpoint: name, path, sha256, layout, arch, method, report (dict)."""
         with self._explained():
             rows = self._db.execute("SELECT path, sha256, layout, arch, method, report FROM checkpoints ORDER BY path").fetchall()
-        names = short_names({row[1]: row[0] for row in rows})
-        frame = pd.DataFrame(
-            [(names[r[1]], *r) for r in rows], columns=["checkpoint", "path", "sha256", "layout", "arch", "method", "report"]
-        )
-        frame["report"] = [json.loads(text) if text else {} for text in frame["report"]]
-        return frame
+        names = self._names()
+        columns = ["checkpoint", "path", "sha256", "layout", "arch", "method", "report"]
+        return pd.DataFrame([(names[r[1]], *r[:5], json.loads(r[5]) if r[5] else {}) for r in rows], columns=columns)
+
+    def _names(self) -> dict[str, str]:
+        """Hash -> readable name, over all checkpoints of the store, so that every table calls them the same."""
+        with self._explained():
+            return short_names(dict(self._db.execute("SELECT sha256, path FROM checkpoints ORDER BY path").fetchall()))
 
     def environments(self) -> dict[str, dict[str, Any]]:
         """Environment id -> content."""
