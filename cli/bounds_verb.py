@@ -6,9 +6,16 @@ import json
 
 import click
 import pandas as pd
-from ssa_analysis.cli.common import EXIT_FAILED, config_option, data_options, device_option, resolve_device, say
+from ssa_analysis.cli.common import (
+    EXIT_FAILED,
+    config_option,
+    data_options,
+    device_option,
+    known_checkpoints,
+    resolve_device,
+    say,
+)
 
-from ssa_analysis.checkpoints.reading import find_checkpoints
 from ssa_analysis.running.executors import EXECUTORS
 from ssa_analysis.running.plan import CellResult, DataSpec, loaded_data, make_cells
 from ssa_analysis.running.scoring import run_cells
@@ -43,7 +50,7 @@ def command(
     """
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
     device = resolve_device(device)
-    paths = find_checkpoints(list(checkpoints))
+    paths, left_out = known_checkpoints(checkpoints)
     cells = make_cells(paths, loaded_data(spec), ["bounds"], seed, {"views": views, "tau": tau}, {})
     labels = short_names({cell.sha256: cell.path for cell in cells})
     by_path = {cell.path: labels[cell.sha256] for cell in cells}
@@ -63,7 +70,10 @@ def command(
     elif summary.scores:
         click.echo(rung_table(summary.scores, by_path))
     violated = [s for s in summary.scores if s.settings.get("verdict") == "violated"]
-    if violated or summary.failures:
+    if violated:
+        names = ", ".join(f"{s.name} on {by_path[s.checkpoint]}" for s in violated)
+        say(f"violated beyond the 95 % interval: {names}")
+    if violated or summary.failures or left_out:
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
@@ -73,10 +83,10 @@ def rung_table(scores: list[Score], labels: dict[str, str]) -> str:
         {
             "checkpoint": labels[s.checkpoint],
             "rung": s.name,
-            "left": f"{s.settings['left']:.4f}",
-            "right": f"{s.settings['right']:.4f}",
-            "slack": f"{s.value:+.4f}",
-            "95 % interval": f"[{s.low:+.4f}, {s.high:+.4f}]",
+            "left": f"{s.settings['left']:.4g}",
+            "right": f"{s.settings['right']:.4g}",
+            "slack": f"{s.value:+.3g}",
+            "95 % interval": f"[{s.low:+.3g}, {s.high:+.3g}]",
             "verdict": s.settings["verdict"],
             "statement": s.settings["statement"],
         }

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from ssa_analysis.errors import SettingsError
+from ssa_analysis.checkpoints.reading import find_checkpoints
+from ssa_analysis.errors import CheckpointError, SettingsError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -104,14 +106,52 @@ def parse_settings(items: tuple[str, ...]) -> dict[str, dict[str, str]]:
     return parsed
 
 
-def read_config(path: str | None, verb: str) -> Mapping[str, Any]:
-    """The table of a verb in a TOML file; UsageError where it cannot be read."""
+def merge_settings(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Callback of ``--set``: the command line adds to the settings of --config, and wins where both name one."""
+    assert parameter.name is not None
+    if context.get_parameter_source(parameter.name) is not click.core.ParameterSource.COMMANDLINE:
+        return value
+    return (*(context.default_map or {}).get(parameter.name, ()), *value)
+
+
+def known_checkpoints(patterns: tuple[str, ...]) -> tuple[list[Path], int]:
+    """Files behind the patterns, and how many patterns or files had to be left out, which is said on stderr.
+
+    Raises:
+        CheckpointError: there is nothing to work on.
+    """
+    paths: list[Path] = []
+    problems: list[CheckpointError] = []
+    for pattern in patterns:
+        try:
+            found = find_checkpoints([pattern])
+        except CheckpointError as error:
+            problems.append(error)
+            continue
+        problems += [CheckpointError(f"{path}: may not be read (permission denied)") for path in found if not _readable(path)]
+        paths += [path for path in found if _readable(path) and path not in paths]
+    if not paths:
+        raise problems[0]
+    for problem in problems:
+        say(f"left out: {problem}")
+    return paths, len(problems)
+
+
+def _readable(path: Path) -> bool:
+    return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def read_config(path: str | None, verb: str, verbs: Collection[str]) -> Mapping[str, Any]:
+    """The table of a verb in a TOML file; UsageError where it cannot be read or has a table for no verb."""
     if path is None:
         return {}
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{path}: cannot be read as TOML ({error})") from error
+    for name in content:
+        if name not in verbs:
+            raise click.UsageError(f"{path}: [{name}] is no verb{_closest(name, verbs)}")
     table = content.get(verb, {})
     if not isinstance(table, dict):
         raise click.UsageError(f"{path}: [{verb}] must be a table")
@@ -122,18 +162,22 @@ def config_option(verb: str) -> Callable[[F], F]:
     """``--config FILE.toml``: its ``[verb]`` table gives defaults for the verb's options; the command line wins."""
 
     def load(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-        table = read_config(value, verb)
-        options = {p.name: p for p in context.command.params if p.name}
+        root = context.find_root().command
+        verbs = root.list_commands(context) if isinstance(root, click.Group) else [verb]
+        options = {
+            spelling.removeprefix("--"): option
+            for option in context.command.params
+            if isinstance(option, click.Option) and option is not parameter
+            for spelling in option.opts
+        }
         defaults: dict[str, Any] = {}
-        for key, item in table.items():
-            name = key.replace("-", "_")
-            if name not in options:
-                import difflib
-
-                close = difflib.get_close_matches(name, options, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise click.UsageError(f"{value}: [{verb}] has no option {key!r}{hint}")
-            defaults[name] = _config_value(item)
+        for key, item in read_config(value, verb, verbs).items():
+            spelling = key.replace("_", "-")
+            if spelling not in options:
+                raise click.UsageError(f"{value}: [{verb}] has no option {key!r}{_closest(spelling, options)}")
+            option = options[spelling]
+            assert option.name is not None
+            defaults[option.name] = _config_value(f"{value}: [{verb}.{key}]", item, option)
         context.default_map = {**(context.default_map or {}), **defaults}
 
     return click.option(
@@ -142,14 +186,20 @@ def config_option(verb: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
-def _config_value(item: Any) -> Any:
-    """Nested tables become the ``a.b=value`` texts of ``--set``."""
+def _closest(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _config_value(where: str, item: Any, option: click.Option) -> Any:
+    """Nested tables become the ``a.b=value`` texts of ``--set``, lists the comma-separated text of other options."""
     if isinstance(item, dict):
-        return [f"{measure}.{key}={value}" for measure, inner in item.items() for key, value in _inner(measure, inner).items()]
+        if not option.multiple or not all(isinstance(inner, dict) for inner in item.values()):
+            what = "tables of settings, one for each measure" if option.multiple else "a value, not a table"
+            raise click.UsageError(f"{where} must be {what}")
+        return [f"{measure}.{key}={value}" for measure, inner in item.items() for key, value in inner.items()]
+    if isinstance(item, list) and not option.multiple:
+        return ",".join(str(part) for part in item)
+    if option.multiple and not isinstance(item, list):
+        raise click.UsageError(f"{where} must be a list or tables of settings")
     return item
-
-
-def _inner(measure: str, inner: Any) -> dict[str, Any]:
-    if not isinstance(inner, dict):
-        raise click.UsageError(f"[score.set.{measure}] must be a table of settings")
-    return inner

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import click
@@ -33,6 +32,8 @@ def command(store_path: str, kind: str, out: str | None, data: str | None) -> No
     Example:
       ssa-analyze export scores.db --format csv --out scores.csv
     """
+    if kind == "parquet" and out is None:
+        raise click.UsageError("parquet is binary; name a file with --out")
     with Store(store_path, must_exist=True) as store:
         frame, environments = store.frame(data), store.environments()
     if kind == "csv":
@@ -47,10 +48,8 @@ def command(store_path: str, kind: str, out: str | None, data: str | None) -> No
         content = to_latex(summary_table(frame), protocol_note(frame, environments)).encode()
     else:
         content = _parquet(frame.assign(settings=frame["settings"].map(json.dumps)).drop(columns=["arrays"]))
-        if out is None:
-            raise click.UsageError("parquet is binary; name a file with --out")
     if out is None:
-        sys.stdout.buffer.write(content)
+        click.echo(content, nl=False)
     else:
         write_atomically(Path(out), content)
         say(f"wrote {out}")

@@ -7,6 +7,7 @@ import json
 import click
 from ssa_analysis.cli.common import config_option, say
 
+from ssa_analysis.errors import DataError
 from ssa_analysis.linking.rank import link_scores, link_table
 from ssa_analysis.running.store import Store
 
@@ -31,7 +32,10 @@ def command(store_path: str, target: str, data: str | None, draws: int, seed: in
       ssa-analyze link scores.db --target robustness.mean_error --json
     """
     with Store(store_path, must_exist=True) as store:
-        table = link_table(link_scores(store.frame(data), target, draws=draws, seed=seed))
+        links = link_scores(store.frame(data), target, draws=draws, seed=seed)
+    if not links:
+        raise DataError(f"{store_path}: no score to link with {target}: the others are of its family, constant or too few")
+    table = link_table(links)
     if as_json:
         click.echo(json.dumps(json.loads(table.to_json(orient="records")), indent=1))
         return

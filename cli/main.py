@@ -6,6 +6,7 @@ import difflib
 import importlib
 import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -81,10 +82,13 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("ssa-analyze: interrupted; what was finished is kept", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # the reader of our output has gone, as in "ssa-analyze list measures | head -1"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OSError as error:
+        # a last net, for instance for a full disk behind stdout (a reader of stdout that has gone is click's business)
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"ssa-analyze: {where}{error.strerror or error}", err=True)
+        with suppress(OSError):  # what is still in the buffer would fail again when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except ImportError as error:
         click.echo(f"ssa-analyze: {explain_import(error)}", err=True)
         sys.exit(1)

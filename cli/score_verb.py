@@ -12,15 +12,16 @@ from ssa_analysis.cli.common import (
     data_options,
     device_option,
     duration,
+    known_checkpoints,
+    merge_settings,
     parse_settings,
     resolve_device,
     say,
 )
 
-from ssa_analysis.checkpoints.reading import find_checkpoints
 from ssa_analysis.running.executors import EXECUTORS
 from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells
-from ssa_analysis.running.scoring import ScoringSummary, run_cells
+from ssa_analysis.running.scoring import ScoringSummary, cells_to_run, run_cells
 from ssa_analysis.running.store import Store, short_names
 from ssa_analysis.score import Score
 
@@ -33,7 +34,12 @@ from ssa_analysis.score import Score
 )
 @click.option("--measures", help="Comma-separated measures; default: all but the bounds. See: ssa-analyze list measures")
 @click.option(
-    "--set", "assignments", multiple=True, metavar="MEASURE.SETTING=VALUE", help="Change a setting of a measure; repeatable."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="MEASURE.SETTING=VALUE",
+    callback=merge_settings,
+    help="Change a setting of a measure; repeatable.",
 )
 @click.option(
     "--views", default="own", show_default=True, help="Views of the practical pairs: own (as trained) or a recipe's name."
@@ -61,7 +67,7 @@ def command(
       ssa-analyze score model.pt --data images/ --measures downstream,shift --json
     """
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
-    names = [m.strip() for m in measures.split(",") if m.strip()] if measures else default_measures()
+    names = [m.strip() for m in measures.split(",") if m.strip()] if measures is not None else default_measures()
     run_and_print(checkpoints, spec, names, parse_settings(assignments), {"views": views, "tau": tau}, seed, store_path,
                   workers, device, as_json)  # fmt: skip
 
@@ -72,13 +78,13 @@ def run_and_print(
 ) -> None:  # fmt: skip
     """Plan, run, store, print; ends with exit code 1 if a cell failed."""
     device = resolve_device(device)
-    paths = find_checkpoints(list(checkpoints))
+    paths, left_out = known_checkpoints(checkpoints)
     loaded = loaded_data(spec)
     cells = make_cells(paths, loaded, measures, seed, shared, overrides)
     store = Store(store_path) if store_path else None
     try:
         labels = short_names({cell.sha256: cell.path for cell in cells})
-        todo = [cell for cell in cells if store is None or not store.has(cell)]
+        todo = cells_to_run(cells, store)
         sizes = ", ".join(f"{name} {len(index)}" for name, index in loaded.splits.items())
         say(f"{loaded.name}: {len(loaded.labels)} images ({sizes}); {len(todo)} of {len(cells)} cells to compute")
         progress = Progress(len(todo))
@@ -92,7 +98,7 @@ def run_and_print(
     finally:
         if store is not None:
             store.close()
-    _finish(summary, store_path, as_json)
+    _finish(summary, left_out, store_path, as_json)
 
 
 def _headline(scores: list[Score]) -> str:
@@ -104,10 +110,10 @@ def _headline(scores: list[Score]) -> str:
     return f"{first.name} {first.value:.4g}{error}{' (not converged)' if not first.converged else ''}"
 
 
-def _finish(summary: ScoringSummary, store_path: str | None, as_json: bool) -> None:
+def _finish(summary: ScoringSummary, left_out: int, store_path: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([score.to_json() for score in summary.scores], indent=1))
     kept = f"; kept in {store_path}" if store_path else ""
     say(f"{summary.computed} cells computed, {summary.reused} taken from the store, {len(summary.failures)} failed{kept}")
-    if summary.failures:
+    if summary.failures or left_out:
         raise click.exceptions.Exit(EXIT_FAILED)

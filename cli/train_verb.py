@@ -23,12 +23,18 @@ DEFAULTS = TrainSettings()
 @click.option("--width", type=click.IntRange(min=1), help="Channels of the first stage; default: the architecture's own.")
 @click.option("--stem", default=DEFAULTS.stem, show_default=True, help="cifar (3x3) or imagenet (7x7 and max-pool).")
 @click.option("--projector", default="512,128", show_default=True, help="Sizes of the projector's layers, comma-separated.")
-@click.option("--epochs", default=DEFAULTS.epochs, show_default=True)
+@click.option("--epochs", default=DEFAULTS.epochs, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch", default=DEFAULTS.batch, show_default=True, help="Images a step; each gives one pair.")
 @click.option("--optimizer", default=DEFAULTS.optimizer, show_default=True, help="sgd, lars or adamw.")
 @click.option("--lr", default=DEFAULTS.lr, show_default=True, help="Peak learning rate.")
-@click.option("--weight-decay", default=DEFAULTS.weight_decay, show_default=True)
-@click.option("--warmup", default=DEFAULTS.warmup, show_default=True, help="Epochs of linear warm-up, before the cosine.")
+@click.option("--weight-decay", default=DEFAULTS.weight_decay, show_default=True, type=click.FloatRange(min=0))
+@click.option(
+    "--warmup",
+    default=DEFAULTS.warmup,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Epochs of linear warm-up, before the cosine.",
+)
 @click.option("--tau", default=DEFAULTS.tau, show_default=True, help="Temperature.")
 @click.option("--beta", type=float, help="Weight of the negatives; default: their number (NT-Xent).")
 @click.option("--negatives", type=click.IntRange(min=1), help="Negatives an anchor; default: all of the batch.")
@@ -44,7 +50,13 @@ DEFAULTS = TrainSettings()
 )
 @click.option("--views", help="Recipe of the views; default: the data set's own.")
 @click.option("--amp", default=DEFAULTS.amp, show_default=True, help="off or bf16.")
-@click.option("--knn-every", default=DEFAULTS.knn_every, show_default=True, help="Epochs between kNN evaluations; 0 never.")
+@click.option(
+    "--knn-every",
+    default=DEFAULTS.knn_every,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Epochs between kNN evaluations; 0 never.",
+)
 @click.option("--seed", default=0, show_default=True)
 @device_option
 @config_option("train")

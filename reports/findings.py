@@ -16,30 +16,25 @@ TARGET = "downstream.probe_accuracy"
 PREDICTORS = {"sharpness": "curvature.lambda_max", "shift": "shift.alignment_gap"}
 
 
-def _best(frame: pd.DataFrame, key: str, lowest: bool) -> tuple[pd.Series, pd.Series | None] | None:
-    """The best row of a score, and the runner-up if its interval overlaps the best one's."""
+def _best(frame: pd.DataFrame, key: str, lowest: bool) -> tuple[pd.Series, pd.DataFrame] | None:
+    """The best row of a score, and the rows whose intervals reach into the best one's, nearest first."""
     rows = rows_of(frame, *key.split("."))
     if rows.empty:
         return None
-    ordered = rows.sort_values("value", ascending=lowest)
-    best = ordered.iloc[0]
-    if len(ordered) < 2:
-        return best, None
-    second = ordered.iloc[1]
-    reach = best["high"] if lowest else best["low"]
-    other = second["low"] if lowest else second["high"]
-    known = np.isfinite(reach) and np.isfinite(other)
-    overlap = known and (reach >= other if lowest else reach <= other)
-    return best, second if overlap else None
+    ordered = rows.sort_values("value", ascending=lowest, kind="stable")
+    best, others = ordered.iloc[0], ordered.iloc[1:]
+    # a missing interval compares as False
+    return best, others[others["low"] <= best["high"]] if lowest else others[others["high"] >= best["low"]]
 
 
 def _sentence(frame: pd.DataFrame, key: str, lowest: bool, opening: str) -> str | None:
     found = _best(frame, key, lowest)
     if found is None:
         return None
-    best, tie = found
+    best, ties = found
     interval = f" [{best['low']:.3g}, {best['high']:.3g}]" if np.isfinite(best["low"]) and np.isfinite(best["high"]) else ""
-    close = f"; not separable from {tie['checkpoint']} ({tie['value']:.3g})" if tie is not None else ""
+    close = "".join(f"; not separable from {row.checkpoint} ({row.value:.3g})" for row in ties.head(1).itertuples())
+    close += f" and {len(ties) - 1} more" if len(ties) > 1 else ""
     return f"{opening}: {best['checkpoint']} ({label_of(key)} {best['value']:.3g}{interval}){close}."
 
 
@@ -52,6 +47,8 @@ def method_means(frame: pd.DataFrame, key: str) -> dict[str, tuple[float, int]]:
 
 
 def _linking_sentence(frame: pd.DataFrame) -> str | None:
+    if rows_of(frame, *TARGET.split(".")).empty:
+        return "Do the scores predict accuracy? Not decided: downstream accuracy was not measured."
     try:
         links = {link.score: link for link in link_scores(frame, TARGET)}
     except DataError as error:
@@ -61,10 +58,11 @@ def _linking_sentence(frame: pd.DataFrame) -> str | None:
         if key not in links:
             continue
         rank = links[key].spearman
-        verdict = (
-            "undecided" if rank.low <= 0 <= rank.high else "as the theory predicts" if rank.high < 0 else "against the theory"
-        )
-        parts.append(f"{word} ({label_of(key)}) {rank.value:+.2f} [{rank.low:+.2f}, {rank.high:+.2f}], {verdict}")
+        if np.isfinite([rank.value, rank.low, rank.high]).all():
+            verdict = "as the theory predicts" if rank.high < 0 else "against the theory" if rank.low > 0 else "undecided"
+            parts.append(f"{word} ({label_of(key)}) {rank.value:+.2f} [{rank.low:+.2f}, {rank.high:+.2f}], {verdict}")
+        else:
+            parts.append(f"{word} ({label_of(key)}) undecided, the values hardly differ")
     count = max((links[key].n for key in PREDICTORS.values() if key in links), default=0)
     return f"Rank correlation with probe accuracy over {count} checkpoints: {'; '.join(parts)}." if parts else None
 

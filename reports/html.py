@@ -41,6 +41,7 @@ def _bytes(figure: Figure, kind: str) -> bytes:
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     with styled(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*constrained_layout not applied.*")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the tables spell such names out
         figure.savefig(stream, format=kind, dpi=150, metadata=metadata)
     return stream.getvalue()
 
@@ -89,15 +90,13 @@ def write_report(
         The path of the page.
 
     Raises:
-        DataError: several data sets and none named, or the named one absent. OutputError: the folder cannot be written.
+        DataError: several data sets and none named. StoreError: the named one is absent.
+        OutputError: the folder cannot be written.
     """
-    frame = store.frame()
-    names = sorted(frame["data"].unique())
-    if data is not None and data not in names:
-        raise DataError(f"{store.path}: no scores on {data!r}; there are: {', '.join(names) or 'none'}")
-    if data is None and len(names) > 1:
-        raise DataError(f"{store.path}: scores on several data sets ({', '.join(names)}); name one with --data")
     frame = store.frame(data)
+    names = sorted(frame["data"].unique())
+    if len(names) > 1:
+        raise DataError(f"{store.path}: scores on several data sets ({', '.join(names)}); name one with --data")
     failures = store.failures()
     folder = make_folder(Path(out))
     figure_folder, table_folder = make_folder(folder / "figures"), make_folder(folder / "tables")
@@ -130,7 +129,7 @@ def write_report(
         .get_template("page.html")
         .render(
             version=__version__,
-            data=", ".join(names) if data is None else data,
+            data=", ".join(names),
             checkpoints=_html_table(_checkpoint_rows(store.checkpoints())),
             findings=findings(frame),
             sections=sections,

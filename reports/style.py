@@ -70,3 +70,8 @@ def method_style(method: str, methods: Sequence[str]) -> dict[str, str]:
 def method_label(method: str) -> str:
     """The method's name as papers write it."""
     return METHOD_LABELS.get(method, method)
+
+
+def plain(name: str) -> str:
+    """A name for a figure: matplotlib would set what stands between two dollar signs as a formula, or fail to."""
+    return name.replace("$", r"\$")

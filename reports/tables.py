@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 from ssa_analysis.reports.figures.frames import rows_of
@@ -116,10 +118,20 @@ def _escape(text: object) -> str:
     return "".join(_LATEX.get(c, c) for c in str(text))
 
 
+_FORMULA = re.compile(r"[=+\-@\t]")
+_NUMBER = re.compile(r"-?[\d.]+(e[+-]?\d+)?( ± [\d.]+(e[+-]?\d+)?)?( \*)?")
+
+
 def safe_csv(table: pd.DataFrame) -> str:
-    """CSV in which no text can be taken for a formula by a spreadsheet (a quote is put before =, +, -, @)."""
-    plain = table.copy()
-    for column in plain.columns:
-        if plain[column].dtype == object or pd.api.types.is_string_dtype(plain[column]):
-            plain[column] = [f"'{v}" if isinstance(v, str) and v[:1] in "=+-@\t\r" and v[:1] else v for v in plain[column]]
-    return plain.to_csv(index=False)
+    """CSV in which no text can be taken for a formula by a spreadsheet: a quote is put before =, +, -, @.
+
+    Negative numbers, with their errors, are no formulas and stay as they are.
+    """
+
+    def safe(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        value = value.replace("\r", " ")  # older csv modules do not quote it, and readers take it for the end of a row
+        return f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
+
+    return table.map(safe).to_csv(index=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
@@ -19,6 +20,14 @@ def unknown_name(kind: str, name: str, known: list[str]) -> SettingsError:
     return SettingsError(f"unknown {kind} {name!r}; {hint}")
 
 
+def check_fields(kind: str, values: Iterable[str], row: type) -> None:
+    """SettingsError with suggestions for the first of ``values`` that is no field of the dataclass ``row``."""
+    known = [f.name for f in fields(row)]
+    for name in values:
+        if name not in known:
+            raise unknown_name(kind, name, known)
+
+
 class Registry(Generic[T]):
     """Named entries of one kind. Other packages add theirs under the entry-point group ``ssa_analysis.<kind>s``.
 
@@ -28,6 +37,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        self._broken: dict[str, str] = {}
         self._plugins_loaded = False
 
     def add(self, name: str, entry: T) -> T:
@@ -37,20 +47,22 @@ class Registry(Generic[T]):
         self._entries[name] = entry
         return entry
 
-    def decorator(self, name: str, make: Callable[[Callable[..., object]], T]) -> Callable[[Callable[..., object]], T]:
-        """A decorator that registers ``make(function)``."""
-        return lambda function: self.add(name, make(function))
-
     def _load_plugins(self) -> None:
         if not self._plugins_loaded:
             self._plugins_loaded = True
             for point in entry_points(group=f"ssa_analysis.{self.kind}s"):
-                if point.name not in self._entries:
+                if point.name in self._entries:
+                    continue
+                try:
                     self._entries[point.name] = point.load()
+                except Exception as error:  # somebody else's package; what does not need it must go on
+                    self._broken[point.name] = f"{type(error).__name__}: {error}"
 
     def get(self, name: str) -> T:
         """The entry called ``name``; SettingsError with suggestions otherwise."""
         self._load_plugins()
+        if name in self._broken:
+            raise SettingsError(f"the plug-in that offers the {self.kind} {name!r} cannot be loaded ({self._broken[name]})")
         if name not in self._entries:
             raise unknown_name(self.kind, name, self.names())
         return self._entries[name]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from ssa_analysis.reports.figures.frames import grid_shape, panel_choice, rows_of
-from ssa_analysis.reports.style import new_figure, styled
+from ssa_analysis.reports.figures.frames import grid_shape, lowest_panels, panel_choice, rows_of
+from ssa_analysis.reports.style import new_figure, plain, styled
 
 UP, DOWN, TOTAL = "#D55E00", "#56B4E9", "#666666"
 SHORT = {
@@ -40,11 +40,12 @@ def bound_waterfall(frame: pd.DataFrame) -> Figure | None:
             for place, (_, start, end, colour) in enumerate(bars):
                 panel.bar(place, end - start, bottom=start, color=colour, width=0.7)
             panel.axhline(row.settings["chance"], color="black", linestyle="--", linewidth=0.9)
-            panel.set_title(row.checkpoint)
+            panel.set_title(plain(row.checkpoint))
             panel.set_xticks(range(len(bars)), [b[0] for b in bars], rotation=60, ha="right", rotation_mode="anchor", fontsize=6)
             panel.grid(visible=False, axis="x")
         for panel in axes[len(rows) :]:
             panel.set_visible(False)
+        lowest_panels(axes, len(rows), shape[1])
         for panel in axes[:: shape[1]]:
             panel.set_ylabel("nats")
     return figure

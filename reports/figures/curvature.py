@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from ssa_analysis.reports.figures.frames import error_bars, rows_of, with_arrays
-from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, styled
+from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, plain, styled
 
 
 def eigenvalues(frame: pd.DataFrame) -> Figure | None:
@@ -23,7 +23,7 @@ def eigenvalues(frame: pd.DataFrame) -> Figure | None:
         for method in methods:
             for number, (_, group) in enumerate(rows[rows["method"] == method].groupby("checkpoint", sort=False)):
                 group = group.sort_values("index")
-                label = method_label(method) if number == 0 else None
+                label = plain(method_label(method)) if number == 0 else None
                 style = method_style(method, methods)
                 axes.errorbar(group["index"], group["value"], error_bars(group), label=label, markersize=4, alpha=0.85, **style)
         axes.set_xlabel("index of the eigenvalue")
@@ -50,7 +50,11 @@ def spectral_density(frame: pd.DataFrame) -> Figure | None:
             error = np.nan_to_num(np.array([np.nan if e is None else e for e in arrays["stderr"]], float))
             colour = method_style(method, methods)["color"]
             axes.plot(
-                grid, np.maximum(density, floor), color=colour, alpha=0.85, label=None if method in seen else method_label(method)
+                grid,
+                np.maximum(density, floor),
+                color=colour,
+                alpha=0.85,
+                label=None if method in seen else plain(method_label(method)),
             )
             low, high = np.maximum(density - error, floor), np.maximum(density + error, floor)
             axes.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)

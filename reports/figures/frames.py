@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from ssa_analysis.reports.style import ordered_methods
 
 MAX_PANELS = 12  # checkpoints with a panel of their own in one figure; beyond it the first of each method are shown
@@ -43,6 +44,14 @@ def grid_shape(count: int, columns: int = 4) -> tuple[int, int]:
     """Rows and columns for ``count`` panels."""
     columns = min(columns, count)
     return math.ceil(count / columns), columns
+
+
+def lowest_panels(axes: list[Axes], count: int, columns: int) -> list[Axes]:
+    """Those of ``count`` panels that have none below them, with tick labels, which a shared axis would hide."""
+    panels = axes[max(0, count - columns) : count]
+    for panel in panels:
+        panel.xaxis.set_tick_params(labelbottom=True)
+    return panels
 
 
 def error_bars(rows: pd.DataFrame) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from ssa_analysis.reports.figures.frames import grid_shape, panel_choice, rows_of, with_arrays
-from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, styled
+from ssa_analysis.reports.figures.frames import grid_shape, lowest_panels, panel_choice, rows_of, with_arrays
+from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, plain, styled
 
 
 def landscape_slices(frame: pd.DataFrame) -> Figure | None:
@@ -24,8 +24,9 @@ def landscape_slices(frame: pd.DataFrame) -> Figure | None:
                 offset, losses = np.array(arrays["offset"]), np.array(arrays["loss"])
                 panel.plot(offset, losses.mean(0), color=colour)
                 panel.fill_between(offset, losses.min(0), losses.max(0), color=colour, alpha=0.15, linewidth=0)
-            panel.set_title(method_label(method))
+            panel.set_title(plain(method_label(method)))
             panel.set_xlabel("offset (filter norms)")
+        lowest_panels(axes, len(methods), columns)
         for panel in axes[len(methods) :]:
             panel.set_visible(False)
         axes[0].set_ylabel("contrastive loss (nats)")
@@ -51,10 +52,11 @@ def landscape_surfaces(frame: pd.DataFrame) -> Figure | None:
             drawn = panel.contourf(arrays["offset"], arrays["offset"], surface, levels=levels, cmap="cividis")
             panel.contour(arrays["offset"], arrays["offset"], surface, levels=levels, colors="white", linewidths=0.3)
             panel.plot(0, 0, "+", color="white")
-            panel.set_title(name)
+            panel.set_title(plain(name))
             panel.set_aspect("equal")
             panel.grid(visible=False)
         for panel in axes[len(chosen) :]:
             panel.set_visible(False)
+        lowest_panels(axes, len(chosen), columns)
         figure.colorbar(drawn, ax=axes, label="rise of the loss (nats)", shrink=0.8)
     return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from ssa_analysis.reports.figures.frames import error_bars, grid_shape, rows_of
 from ssa_analysis.reports.names import KEY_SCORES, label_of
-from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, styled
+from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, plain, styled
 
 from ssa_analysis.errors import DataError
 from ssa_analysis.linking.rank import link_scores, link_table
@@ -52,7 +52,7 @@ def score_scatter(frame: pd.DataFrame) -> Figure | None:
             panel.set_visible(False)
         for panel in axes[::columns]:
             panel.set_ylabel("probe accuracy")
-        handles = [Line2D([], [], linestyle="none", label=method_label(m), **method_style(m, methods)) for m in methods]
+        handles = [Line2D([], [], linestyle="none", label=plain(method_label(m)), **method_style(m, methods)) for m in methods]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
     return figure
 
@@ -60,13 +60,13 @@ def score_scatter(frame: pd.DataFrame) -> Figure | None:
 def correlations(frame: pd.DataFrame) -> Figure | None:
     """Spearman correlation of the key scores with probe accuracy, with intervals; None with too few checkpoints."""
     try:
-        table = link_table(link_scores(frame, TARGET))
+        links = {link.score: link for link in link_scores(frame, TARGET)}
     except DataError:
         return None
-    keys = [row.key for row in KEY_SCORES if row.key in set(table["score"])]
+    keys = [row.key for row in KEY_SCORES if row.key in links]
     if not keys:
         return None
-    table = table.set_index("score").loc[keys[::-1]]
+    table = link_table([links[key] for key in keys[::-1]])
     figure, (axes,) = new_figure(0.28 * len(keys) + 0.9)
     with styled():
         places = np.arange(len(keys))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from ssa_analysis.reports.figures.frames import grid_shape, rows_of, with_arrays
-from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, styled
+from ssa_analysis.reports.figures.frames import grid_shape, lowest_panels, rows_of, with_arrays
+from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, plain, styled
 
 
 def corruption_curves(frame: pd.DataFrame) -> Figure | None:
@@ -25,14 +25,13 @@ def corruption_curves(frame: pd.DataFrame) -> Figure | None:
             for method in methods:
                 curves = np.array([[a["clean"], *a["error"][number]] for _, m, a in tables if m == method])
                 style = method_style(method, methods)
-                panel.plot(severities, curves.mean(0), markersize=3, label=method_label(method), **style)
+                panel.plot(severities, curves.mean(0), markersize=3, label=plain(method_label(method)), **style)
                 panel.fill_between(severities, curves.min(0), curves.max(0), color=style["color"], alpha=0.15, linewidth=0)
             panel.set_title(name.replace("_", " "))
         for panel in axes[len(names) :]:
             panel.set_visible(False)
-        for panel in axes[max(0, len(names) - columns) : len(names)]:
+        for panel in lowest_panels(axes, len(names), columns):
             panel.set_xlabel("severity")
-            panel.xaxis.set_tick_params(labelbottom=True)
         for panel in axes[::columns]:
             panel.set_ylabel("error")
         handles, labels = axes[0].get_legend_handles_labels()

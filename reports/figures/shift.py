@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from ssa_analysis.reports.figures.frames import error_bars, grid_shape, panel_choice, rows_of, with_arrays
-from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, styled
+from ssa_analysis.reports.figures.frames import error_bars, grid_shape, lowest_panels, panel_choice, rows_of, with_arrays
+from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, plain, styled
 
 STATISTICS = ("marginal", "sum", "difference", "joint", "cross_moment")
 SIGNIFICANT = 0.05
@@ -33,7 +33,7 @@ def shift_statistics(frame: pd.DataFrame) -> Figure | None:
             panel.set_xticks([])
             panel.tick_params(axis="y", labelsize=6)
         axes[0].set_ylabel("MMD² (unbiased)")
-        handles = [Line2D([], [], linestyle="none", label=method_label(m), **method_style(m, methods)) for m in methods]
+        handles = [Line2D([], [], linestyle="none", label=plain(method_label(m)), **method_style(m, methods)) for m in methods]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
     return figure
 
@@ -51,10 +51,10 @@ def pair_similarities(frame: pd.DataFrame) -> Figure | None:
         for panel, (name, _, arrays) in zip(axes, chosen, strict=False):
             panel.hist(arrays["ideal"], bins, density=True, histtype="step", color="black", label="ideal (same class)")
             panel.hist(arrays["practical"], bins, density=True, alpha=0.5, color="#56B4E9", label="practical (two views)")
-            panel.set_title(name)
+            panel.set_title(plain(name))
         for panel in axes[len(chosen) :]:
             panel.set_visible(False)
-        for panel in axes[(rows - 1) * columns :]:
+        for panel in lowest_panels(axes, len(chosen), columns):
             panel.set_xlabel("z·z⁺")
         axes[0].set_ylabel("density")
         handles, labels = axes[0].get_legend_handles_labels()

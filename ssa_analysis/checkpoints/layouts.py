@@ -106,7 +106,12 @@ def _resnet_recognise(payload: Any) -> Recognised:
     own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     tensors = {f"backbone.{key}": value for key, value in own.items() if _BACKBONE.match(key)}
     used = {f"{prefix}{key}" for key in own if f"backbone.{key}" in tensors}
-    left_over = {key: "classifier or head, not part of the features" for key in state if key not in used}
+    rest = [key for key in state if key not in used]
+    unknown = [key for key in rest if isinstance(state[key], Tensor) and not _HEAD.search(str(key))]
+    if unknown:
+        raise CheckpointError(f"{len(unknown)} of its tensors are of unknown use, first {unknown[0]!r}")
+    head, value = "classifier or head, not part of the features", "not a tensor"
+    left_over = {key: head if isinstance(state[key], Tensor) else value for key in rest}
     depths = tuple(len({k.split(".")[1] for k in own if k.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4))
     bottleneck = "layer1.0.conv3.weight" in own
     if (depths, bottleneck) not in _RESNETS:

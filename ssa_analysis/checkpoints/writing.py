@@ -44,9 +44,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
+        raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
+    finally:  # an interrupt, too, must leave no temporary file
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
-        raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
 def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:

@@ -185,12 +185,14 @@ def corrupt(images: Tensor, name: str, severity: int, seeds: list[int]) -> Tenso
         ``(n, 3, h, w)`` uint8, truncated and not rounded, as the reference files were made.
 
     Raises:
-        SettingsError: unknown name or severity.
+        SettingsError: unknown name or severity, or not one seed for each image.
     """
     if name not in _FUNCTIONS:
         raise unknown_name("corruption", name, list(CORRUPTIONS))
     if severity not in SEVERITIES:
         raise SettingsError(f"a severity is 1 to 5, got {severity}")
+    if len(seeds) != len(images):
+        raise SettingsError(f"each image needs a seed of its own: {len(images)} images, {len(seeds)} seeds")
     constants = CONSTANTS[name][0 if images.shape[-1] <= SMALL_IMAGE else 1][severity - 1]
     with torch.no_grad():
         corrupted = _FUNCTIONS[name](images.float() / 255, constants, seeds)

@@ -169,7 +169,9 @@ def make_splits(labels: Tensor, test_count: int, subset: int | None) -> list[Ten
         parts = stratified_parts(labels, SPLIT_SHARES)
     if subset is None or subset >= len(labels):
         return parts
-    return [p[subsample(labels[p], max(1, round(subset * len(p) / len(labels))))] for p in parts]
+    ends = np.round(np.cumsum([len(p) for p in parts]) * subset / len(labels)).astype(int)
+    counts = np.diff(ends, prepend=0).clip(min=1)
+    return [p[subsample(labels[p], int(count))] for p, count in zip(parts, counts, strict=True)]
 
 
 def make_data(raw: RawImages, name: str, source: DataSource, subset: int | None = None, image_size: int | None = None) -> Data:

@@ -6,16 +6,17 @@ Crops and colour are kornia's: the same code on CPU and GPU, batched, drawn from
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as nnf
 
 from ssa_analysis.data.fourier import FourierSettings, fourier_augment
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.numerics.seeding import generator, seeded
-from ssa_analysis.registry import unknown_name
+from ssa_analysis.registry import check_fields, unknown_name
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,8 @@ class ViewRecipe:
 def recipe_from_dict(values: Mapping[str, Any]) -> ViewRecipe:
     """Inverse of ``ViewRecipe.to_dict``; SettingsError for unknown keys or values of the wrong type."""
     fourier = values.get("fourier")
-    for kind, given, row in (("view", values, ViewRecipe), ("Fourier", fourier or {}, FourierSettings)):
-        known = [f.name for f in fields(row)]
-        for key in given:
-            if key not in known:
-                raise unknown_name(f"{kind} setting", key, known)
+    check_fields("view setting", values, ViewRecipe)
+    check_fields("Fourier setting", fourier or {}, FourierSettings)
     try:
         return replace(ViewRecipe(**{**values, "fourier": None}), fourier=FourierSettings(**fourier) if fourier else None)
     except TypeError as error:
@@ -141,6 +139,8 @@ class Views:
         with torch.no_grad(), seeded(seed, "views", device=pixels.device):
             if self.recipe.fourier is not None:
                 pixels = fourier_augment(pixels, self.recipe.fourier, generator(seed, "fourier"), labels, features)
+            if self.recipe.crop_low == 1 and tuple(pixels.shape[-2:]) != (self.size, self.size):  # no crop that would resize
+                pixels = nnf.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
             return self._stages(pixels).clamp(0, 1) if len(self._stages) else pixels
 
     def pair(

@@ -16,7 +16,7 @@ from ssa_analysis.data.views import ViewRecipe, Views, named_recipe
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.models.encoder import Encoder, in_batches
 from ssa_analysis.numerics.seeding import derive_seed
-from ssa_analysis.registry import Registry, unknown_name
+from ssa_analysis.registry import Registry, check_fields
 from ssa_analysis.score import Score
 
 DEFAULT_TAU = 0.5
@@ -64,11 +64,9 @@ class Measure:
 
     def make_settings(self, values: Mapping[str, Any]) -> MeasureSettings:
         """Settings from plain values; SettingsError for unknown names, with suggestions, or wrong types."""
-        known = {f.name: f for f in fields(self.settings)}
-        for key in values:
-            if key not in known:
-                raise unknown_name(f"setting of {self.name}", key, list(known))
-        prepared = {k: _coerce(self.name, k, v, known[k].default) for k, v in values.items()}
+        check_fields(f"setting of {self.name}", values, self.settings)
+        defaults = {f.name: f.default for f in fields(self.settings)}
+        prepared = {k: _coerce(self.name, k, v, defaults[k]) for k, v in values.items()}
         return self.settings(**prepared)
 
 

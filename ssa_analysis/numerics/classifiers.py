@@ -69,7 +69,7 @@ def fit_logistic(
         initial.reshape(-1).numpy(),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": tolerance, "ftol": 1e-12, "maxcor": 20},
+        options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": tolerance, "ftol": 1e-15, "maxcor": 20},
     )
     solution = torch.as_tensor(result.x, device=x.device).view(classes, d + 1)
     # scipy's own flag is also raised by its test on the decrease of the loss, far from the optimum on flat losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -72,7 +73,11 @@ def _serve(connection: Connection, threads: int) -> None:
     try:
         while (job := connection.recv()) is not None:
             for event in _events(job):
-                connection.send(event)
+                try:
+                    connection.send(event)
+                except (pickle.PicklingError, TypeError, AttributeError) as error:
+                    connection.send(Event(job.key, "failed", f"a result cannot be sent between processes ({error})"))
+                    break
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # the driver is gone or was interrupted; there is nobody left to tell
 

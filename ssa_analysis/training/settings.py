@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ssa_analysis.data.fourier import FourierSettings
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.numerics.contrastive import check_temperature
-from ssa_analysis.registry import unknown_name
+from ssa_analysis.registry import check_fields, unknown_name
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,13 @@ class TrainSettings:
 
 def settings_from_dict(values: Mapping[str, Any]) -> TrainSettings:
     """Inverse of ``TrainSettings.to_dict``; SettingsError for unknown keys or values of the wrong type."""
-    known = [f.name for f in fields(TrainSettings)]
-    for key in values:
-        if key not in known:
-            raise unknown_name("training setting", key, known)
+    check_fields("training setting", values, TrainSettings)
     prepared = dict(values)
     try:
         if "projector" in prepared:
             prepared["projector"] = tuple(int(v) for v in prepared["projector"])
         if isinstance(prepared.get("fourier"), Mapping):
+            check_fields("Fourier setting", prepared["fourier"], FourierSettings)
             prepared["fourier"] = FourierSettings(**prepared["fourier"])
         return TrainSettings(**prepared)
     except TypeError as error:

@@ -47,7 +47,7 @@ def test_what_a_subset_holds_out_the_whole_set_holds_out_too(source: str, subset
 @pytest.mark.parametrize("subset", SUBSETS)
 def test_a_subset_has_the_size_asked_for_spread_over_splits_and_classes(source: str, subset: int) -> None:
     data = load_data(source, subset=subset)
-    assert abs(len(data.images) - subset) <= 1  # each split is rounded on its own
+    assert len(data.images) == subset
     for split, share in zip(SPLITS, SPLIT_SHARES, strict=True):
         labels = data.labels_of(split)
         assert abs(len(labels) - subset * share) <= 1.5

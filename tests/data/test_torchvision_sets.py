@@ -58,7 +58,7 @@ def test_a_subset_of_fashion_mnist_keeps_its_held_out_images(tmp_path: Path) -> 
 def test_a_damaged_file_is_no_traceback(tmp_path: Path, content: bytes) -> None:
     write_fashion_mnist(tmp_path, (50, 20))
     (tmp_path / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte").write_bytes(content)
-    with pytest.raises(DataError, match="fashion-mnist: .*FashionMNIST/raw is missing or damaged; .*--data-root"):
+    with pytest.raises(DataError, match=r"fashion-mnist: .*FashionMNIST/raw is missing or damaged; .*--data-root"):
         load_data("fashion-mnist", tmp_path)
 
 
@@ -89,7 +89,7 @@ def test_a_download_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(datasets, "default_root", lambda: tmp_path)
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", offline)
-    with pytest.raises(DataError, match="could not be downloaded .*no route to host.*--data-root"):
+    with pytest.raises(DataError, match=r"could not be downloaded .*no route to host.*--data-root"):
         load_data("cifar10")
     with pytest.raises(DataError, match=f"{re.escape(str(tmp_path))}/cifar-10-batches-py is missing"):
         load_data("cifar10", download=False)

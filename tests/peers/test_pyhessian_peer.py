@@ -1,52 +1,57 @@
-"""PyHessian as a back end, and against our own eigenvalues."""
+"""PyHessian as a back end, and against our own eigenvalues.
+
+Its power iteration finds the eigenvalue of largest magnitude, whatever the sign, so that is what it is compared with.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures import MEASURES
+from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator
 from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.numerics.lanczos import top_eigenpairs
 from ssa_analysis.score import Score, find_score
-from ssa_analysis.training.loop import train
-from ssa_analysis.training.settings import TrainSettings
 
-SETTINGS = {"pairs": 64, "batch": 32, "top": 2}
+BATCHES = {"pairs": 64, "batch": 32}
+
+
+def scores_of(encoder: Encoder, data: Data, **values: object) -> list[Score]:
+    row = MEASURES.get("curvature")
+    return row.function(encoder, data, row.make_settings({**BATCHES, "top": 1, **values}))
 
 
 @pytest.fixture
-def both(digits: Data, tmp_path: Path) -> tuple[list[Score], list[Score]]:
-    """Both back ends on a net trained long enough that its largest eigenvalues are its largest in magnitude too."""
-    settings = TrainSettings(arch="convnet", width=4, projector=(16, 8), epochs=20, batch=64, lr=0.1, knn_every=0)
-    encoder = load_checkpoint(train(settings, digits, tmp_path)).encoder
-    row = MEASURES.get("curvature")
-    ours = row.function(encoder, digits, row.make_settings({**SETTINGS, "trace_tolerance": 0.02, "trace_probes": 200}))
-    return ours, row.function(encoder, digits, row.make_settings({**SETTINGS, "backend": "pyhessian"}))
+def theirs(encoder: Encoder, digits: Data) -> list[Score]:
+    return scores_of(encoder, digits, backend="pyhessian")
 
 
-def test_the_back_ends_agree_within_their_errors(both: tuple[list[Score], list[Score]]) -> None:
-    ours, theirs = both
-    for name in ("lambda_max", "lambda_1", "lambda_2"):
-        a, b = find_score(ours, name), find_score(theirs, name)
-        assert a.low is not None
-        assert b.low is not None
-        assert a.high is not None
-        assert b.high is not None
-        assert a.low <= b.high, name
-        assert b.low <= a.high, name
-        assert b.settings["backend"] == "pyhessian"
-    a, b = find_score(ours, "trace"), find_score(theirs, "trace")
-    assert a.stderr is not None
-    assert b.stderr is not None
-    assert abs(a.value - b.value) <= 3 * (a.stderr**2 + b.stderr**2) ** 0.5
+def test_its_first_eigenvalue_is_our_largest_in_magnitude_within_its_residual(
+    theirs: list[Score], encoder: Encoder, digits: Data
+) -> None:
+    operator = fixed_operator(encoder, digits, FixedLossSettings(**BATCHES))
+    top = top_eigenpairs(operator.matvec, operator.size, 1, tolerance=1e-5).values[0]
+    bottom = -top_eigenpairs(lambda v: -operator.matvec(v), operator.size, 1, tolerance=1e-5).values[0]
+    largest = max(top, bottom, key=abs)
+    found = find_score(theirs, "lambda_max")
+    assert found.settings["backend"] == "pyhessian"
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low - 1e-4 * abs(largest) <= largest <= found.high + 1e-4 * abs(largest)
+    assert found.high - found.low < 0.5 * abs(largest)
+
+
+def test_the_traces_agree_within_their_errors(theirs: list[Score], encoder: Encoder, digits: Data) -> None:
+    ours = find_score(scores_of(encoder, digits, trace_tolerance=0.0, trace_probes=150), "trace")
+    peer = find_score(theirs, "trace")
+    assert ours.stderr is not None
+    assert peer.stderr is not None
+    assert abs(ours.value - peer.value) <= 3 * (ours.stderr**2 + peer.stderr**2) ** 0.5
 
 
 def test_the_weights_and_gradients_are_left_as_they_were(encoder: Encoder, digits: Data) -> None:
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    row = MEASURES.get("curvature")
-    row.function(encoder, digits, row.make_settings({**SETTINGS, "backend": "pyhessian", "top": 1}))
+    scores_of(encoder, digits, backend="pyhessian")
     assert all(v.equal(before[k]) for k, v in encoder.state_dict().items())
     assert all(p.grad is None for p in encoder.parameters())

@@ -1,0 +1,180 @@
+"""A long table by hand: eight checkpoints of four methods, with arrays in the shapes that the measures write."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ssa_analysis.checkpoints.loading import LoadReport
+from ssa_analysis.running.plan import Cell, CellResult
+from ssa_analysis.running.store import SCORE_COLUMNS, Store
+from ssa_analysis.score import Score
+from ssa_analysis.theory.bounds import STATEMENTS
+
+METHODS = ("simclr", "simclr-sam", "simclr-fourier", "ssa-clr")
+SEVERITIES = [1, 2, 3, 4, 5]
+CORRUPTIONS = ["gaussian_noise", "defocus_blur", "contrast"]
+
+
+def scores_of(number: int) -> list[Score]:
+    """Scores of checkpoint ``number``; accuracy rises with it, sharpness and shift fall."""
+    i = float(number)
+    accuracy, error = 0.70 + 0.02 * i, 0.005
+    eigenvalues = [(8.0 - 0.5 * i) / 2**k for k in range(3)]
+    grid = np.linspace(-1, eigenvalues[0], 7)
+    offset, ticks = [-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]
+    surface = [[1.0 + 0.1 * i, 1.5, 2.0], [1.2, 1.0, 1.3], [1.9, 1.4, 1.1]]
+    ideal, practical = [0.1 * k for k in range(8)], [0.6 + 0.05 * k for k in range(8)]
+    steps = {
+        "trained probe": 0.5,
+        "mean classifier gap (R1)": 0.4,
+        "class-collapse gap (R2)": 0.3,
+        "uniformity gap (R8)": -0.2,
+        "alignment gap (R8)": -0.1,
+    }
+    shared = {"tau": 0.5, "beta": 510.0, "chance": 2.3}
+    scores = [
+        Score("downstream", "probe_accuracy", accuracy, "share", error, accuracy - 2 * error, accuracy + 2 * error),
+        Score("downstream", "knn_accuracy", accuracy - 0.1, "share", error, accuracy - 0.11, accuracy - 0.09),
+        Score("curvature", "lambda_max", eigenvalues[0], "nats", low=eigenvalues[0] - 0.01, high=eigenvalues[0] + 0.01),
+        *(
+            Score("curvature", f"lambda_{k + 1}", value, "nats", low=value - 0.01, high=value + 0.01)
+            for k, value in enumerate(eigenvalues)
+        ),
+        Score.estimate("curvature", "trace", 20 - i, 0.5, "nats", converged=number != 3),
+        Score.estimate(
+            "curvature", "negative_mass", 0.1, 0.01, "share",
+            arrays={"eigenvalue": grid.tolist(), "density": (0.1 + 0.01 * i + grid**2).tolist(), "stderr": [None] + [0.01] * 6},
+        ),
+        Score("flatness", "worst_case", 0.9 - 0.05 * i, "nats", low=0.9 - 0.05 * i),
+        Score.estimate("landscape", "rise_half", 0.4 - 0.02 * i, 0.01, "nats"),
+        Score.estimate(
+            "landscape", "rise_full", 1.5, 0.02, "nats",
+            arrays={"offset": offset, "loss": [[2.0, 1.0, 2.0 + i], [3.0, 1.0, 3.0 + i]]},
+        ),
+        Score("landscape", "rise_2d", 0.4, "nats", arrays={"offset": ticks, "loss": surface}),
+        *(
+            Score.estimate(
+                "shift", f"mmd2_{name}", 0.05 + 0.01 * i, 0.01, settings={"p_value": 0.01 if number % 2 else 0.5},
+                arrays={"null": [0.0, 0.01]},
+            )
+            for name in ("marginal", "sum", "difference", "joint", "cross_moment")
+        ),
+        Score.estimate("shift", "alignment_gap", 0.3 - 0.01 * i, 0.002, "cosine", arrays={"practical": practical, "ideal": ideal}),
+        Score.estimate(
+            "robustness", "mean_error", 0.5 - 0.03 * i, 0.004, "share",
+            arrays={
+                "corruption": CORRUPTIONS, "severity": SEVERITIES, "clean": 0.1,
+                "error": [[0.1 * s + 0.01 * k + 0.001 * i for s in SEVERITIES] for k in range(3)],
+            },
+        ),
+        Score.estimate("representation", "uniformity", -3.0 + 0.1 * i, 0.05),
+        Score.estimate("representation", "effective_rank", 10 + i, 0.3, "dimensions"),
+        *(
+            Score("bounds", rung, 0.2, "nats", low=0.1, high=0.3, settings={
+                **shared, "statement": statement, "left": 0.5, "right": 0.7, "verdict": "holds",
+            })
+            for rung, statement in STATEMENTS.items()
+        ),
+        Score(
+            "bounds", "ideal_bound", 1.2 - 0.01 * i, "nats", settings={**shared, "vacuous": False},
+            arrays={"step": list(steps), "value": list(steps.values())},
+        ),
+    ]  # fmt: skip
+    return scores
+
+
+def table_of(checkpoints: dict[str, tuple[str, list[Score]]], data: str = "digits") -> pd.DataFrame:
+    """A table as ``Store.frame()`` gives it, from name -> (method, scores)."""
+    rows = []
+    for name, (method, scores) in checkpoints.items():
+        for s in scores:
+            number = [np.nan if v is None else v for v in (s.value, s.stderr, s.low, s.high)]
+            about = [s.unit, s.converged, 0, 1.0, "0.1.0/1", dict(s.settings), dict(s.arrays), "e"]
+            rows.append([name, f"runs/{name}/last.pt", f"sha-{name}", method, data, s.measure, s.name, *number, *about])
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
+
+
+def names_of(count: int = 8) -> dict[str, str]:
+    """Name -> method; two checkpoints a method, as in the demo."""
+    return {f"{METHODS[i % 4]}-s{i // 4}": METHODS[i % 4] for i in range(count)}
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    """Eight checkpoints with all scores."""
+    return table_of({name: (method, scores_of(i)) for i, (name, method) in enumerate(names_of().items())})
+
+
+@pytest.fixture
+def empty() -> pd.DataFrame:
+    """No scores, with the right columns and types."""
+    return table_of({"a": ("simclr", [Score("downstream", "probe_accuracy", 0.5)])})[:0]
+
+
+@pytest.fixture
+def make_table() -> Callable[..., pd.DataFrame]:
+    """``make_table("measure.name", {checkpoint: value or (value, low, high)})`` for one score, of method ``simclr``."""
+
+    def make(**scores: dict[str, Any]) -> pd.DataFrame:
+        checkpoints: dict[str, tuple[str, list[Score]]] = {}
+        for key, values in scores.items():
+            measure, name = key.split("__")
+            for checkpoint, value in values.items():
+                numbers = value if isinstance(value, tuple) else (value, None, None)
+                score = Score(measure, name, numbers[0], low=numbers[1], high=numbers[2])
+                checkpoints.setdefault(checkpoint, ("simclr", []))[1].append(score)
+        return table_of(checkpoints)
+
+    return make
+
+
+def cell_of(name: str, measure: str, data: str = "digits") -> Cell:
+    sha256, fingerprint = (hashlib.sha256(text.encode()).hexdigest() for text in (name, data))
+    return Cell(f"runs/{name}/last.pt", sha256, measure, {"seed": 0}, data, fingerprint[:16], "0.1.0/1")
+
+
+def fill(store: Store, name: str, method: str, scores: list[Score], data: str = "digits") -> None:
+    """Write the scores of one checkpoint, one cell a measure, as scoring does."""
+    for measure in dict.fromkeys(s.measure for s in scores):
+        cell = cell_of(name, measure, data)
+        training = {"settings": {"method": method}, "epoch": 3}
+        report = LoadReport(cell.path, cell.sha256, "ssa-analyze", "convnet, width 4", 20, 1740, True, {}, [], training)
+        store.write(CellResult(cell, [s for s in scores if s.measure == measure], seconds=1.0, report=report))
+
+
+@pytest.fixture
+def fill_store() -> Callable[..., None]:
+    return fill
+
+
+@pytest.fixture
+def fail_store() -> Callable[[Store, str, str, str], None]:
+    def fail(store: Store, name: str, measure: str, error: str) -> None:
+        store.write(CellResult(cell_of(name, measure), error=error))
+
+    return fail
+
+
+@pytest.fixture
+def scores_for() -> Callable[[int], list[Score]]:
+    return scores_of
+
+
+@pytest.fixture(scope="session")
+def write_full_store() -> Callable[[Path], Store]:
+    """``write_full_store(path)``: a store with all scores of eight checkpoints."""
+
+    def write(path: Path) -> Store:
+        store = Store(path)
+        for number, (name, method) in enumerate(names_of().items()):
+            fill(store, name, method, scores_of(number))
+        return store
+
+    return write

@@ -1,0 +1,339 @@
+"""Figures by their content: what is drawn, where, in which colour, and with which words."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import same_color, to_hex
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from ssa_analysis.reports.figures import FIGURES
+from ssa_analysis.reports.figures.bounds import TOTAL, bound_waterfall
+from ssa_analysis.reports.figures.curvature import eigenvalues, spectral_density
+from ssa_analysis.reports.figures.frames import MAX_PANELS, panel_choice, rows_of
+from ssa_analysis.reports.figures.landscape import landscape_slices, landscape_surfaces
+from ssa_analysis.reports.figures.linking import PANELS, correlations, score_scatter
+from ssa_analysis.reports.figures.robustness import corruption_curves
+from ssa_analysis.reports.figures.shift import pair_similarities, shift_statistics
+from ssa_analysis.reports.names import label_of
+from ssa_analysis.reports.style import METHOD_LABELS, PALETTE, method_style, ordered_methods
+
+METHODS = list(METHOD_LABELS)
+COLOURS = {method: PALETTE[i] for i, method in enumerate(METHODS)}
+DRAWERS = {entry.name: entry.draw for entry in FIGURES}
+
+
+def panels(figure: Figure) -> list[Axes]:
+    """The visible axes, colour bars left out."""
+    return [axes for axes in figure.axes if axes.get_visible() and axes.get_label() != "<colorbar>"]
+
+
+def legend_of(figure: Figure) -> dict[str, str]:
+    """Label -> colour, of the figure's or the first axes' legend."""
+    legends = figure.legends or [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    (legend,) = legends
+    return {
+        text.get_text(): to_hex(handle.get_color())
+        for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+    }
+
+
+def errorbars(axes: Axes) -> list[ErrorbarContainer]:
+    return [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
+
+
+def bar_ends(container: ErrorbarContainer, axis: int) -> list[tuple[float, float]]:
+    """Ends of the error bars along x (0) or y (1)."""
+    segments = [s for collection in container.lines[2] for s in collection.get_segments()]
+    return [(s[0][axis], s[1][axis]) for s in segments if s[0][1 - axis] == s[1][1 - axis] or np.isnan(s).any()]
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_an_empty_table_makes_no_figure(name: str, empty: pd.DataFrame) -> None:
+    assert DRAWERS[name](empty) is None
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_other_scores_make_no_figure(name: str, make_table: Callable[..., pd.DataFrame]) -> None:
+    assert DRAWERS[name](make_table(downstream__probe_accuracy={"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.8})) is None
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_one_checkpoint_is_enough_but_for_correlations(name: str, frame: pd.DataFrame) -> None:
+    figure = DRAWERS[name](frame[frame["checkpoint"] == "simclr-s0"])
+    assert (figure is None) == (name == "correlations")
+    if figure is not None:
+        figure.draw_without_rendering()
+        assert panels(figure)[0].has_data()
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_drawing_changes_neither_the_table_nor_the_settings_of_matplotlib(name: str, frame: pd.DataFrame) -> None:
+    before, table = dict(mpl.rcParams), frame.copy(deep=True)
+    DRAWERS[name](frame).draw_without_rendering()
+    assert dict(mpl.rcParams) == before
+    pd.testing.assert_frame_equal(frame, table)
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_a_user_s_own_settings_do_not_reach_the_figures(name: str, frame: pd.DataFrame) -> None:
+    def look(figure: Figure) -> list[object]:
+        axes = panels(figure)[0]
+        widths = [line.get_linewidth() for line in axes.lines]
+        return [axes.get_facecolor(), axes.title.get_fontsize(), axes.xaxis.label.get_fontsize(), axes.spines["top"].get_visible(), widths]
+
+    plain = look(DRAWERS[name](frame))
+    with mpl.rc_context({"axes.facecolor": "pink", "font.size": 30, "lines.linewidth": 9, "axes.titlesize": 40}):
+        assert look(DRAWERS[name](frame)) == plain
+    assert plain[:2] == [(1.0, 1.0, 1.0, 1.0), 9.0]
+
+
+def test_pyplot_is_never_imported(frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reports are imported afresh and every figure is drawn where importing pyplot is an error."""
+    import ssa_analysis
+
+    for name in [name for name in sys.modules if name.startswith("ssa_analysis.reports")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(ssa_analysis, "reports", None, raising=False)  # so that the old module is put back
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError):
+        importlib.import_module("matplotlib.pyplot")
+    afresh = importlib.import_module("ssa_analysis.reports.html")
+    assert [entry.name for entry in afresh.FIGURES] == list(DRAWERS)
+    for entry in afresh.FIGURES:
+        assert afresh._bytes(entry.draw(frame), "svg").startswith(b"<?xml")
+
+
+def test_a_method_has_the_same_colour_in_every_figure(frame: pd.DataFrame) -> None:
+    """Also where only some of the methods are there."""
+    some = frame[frame["method"] != "simclr"]
+    for name in ("score_scatter", "eigenvalues", "spectral_density", "shift_statistics", "corruption_curves"):
+        for table in (frame, some):
+            present = ordered_methods(list(table["method"]))
+            assert legend_of(DRAWERS[name](table)) == {METHOD_LABELS[m]: COLOURS[m].lower() for m in present}
+    slices = {p.get_title(): p.lines[0].get_color() for p in panels(landscape_slices(frame))}
+    assert slices == {METHOD_LABELS[m]: COLOURS[m] for m in METHODS}
+
+
+def test_other_methods_get_the_colours_that_are_left() -> None:
+    present = ["byol", "ssa-clr", "moco"]
+    styles = [method_style(m, present) for m in present]
+    assert [s["color"] for s in styles] == [PALETTE[4], PALETTE[3], PALETTE[5]]
+    assert len({s["marker"] for s in styles}) == 3
+
+
+def test_scatter_has_a_panel_a_score_and_a_point_a_checkpoint(frame: pd.DataFrame) -> None:
+    table = frame[~((frame["measure"] == "bounds") & (frame["method"] == "simclr"))]
+    figure = score_scatter(table)
+    assert [p.get_xlabel() for p in panels(figure)] == [label_of(key) for key in PANELS]
+    assert [p.get_ylabel() for p in panels(figure)] == ["probe accuracy", "", "", ""] * 2
+    for panel, key in zip(panels(figure), PANELS, strict=True):
+        drawn = [(x, y) for c in errorbars(panel) for x, y in zip(*c.lines[0].get_data(), strict=True)]
+        wide = table.assign(key=table["measure"] + "." + table["name"]).pivot(index="checkpoint", columns="key", values="value")
+        expected = wide[[key, "downstream.probe_accuracy"]].dropna()
+        assert sorted(drawn) == sorted(expected.itertuples(index=False, name=None)), key
+
+
+def test_scatter_bars_are_the_intervals(frame: pd.DataFrame) -> None:
+    panel = panels(score_scatter(frame[frame["checkpoint"] == "simclr-s0"]))[0]
+    (container,) = errorbars(panel)
+    assert bar_ends(container, 0) == [pytest.approx((7.99, 8.01))]
+    assert bar_ends(container, 1) == [pytest.approx((0.69, 0.71))]
+
+
+def test_scatter_leaves_out_checkpoints_without_accuracy(frame: pd.DataFrame) -> None:
+    table = frame[~((frame["name"] == "probe_accuracy") & (frame["checkpoint"] == "ssa-clr-s1"))]
+    drawn = sum(len(c.lines[0].get_xdata()) for c in errorbars(panels(score_scatter(table))[0]))
+    assert drawn == 7
+
+
+def test_correlations_on_a_table_whose_answer_is_known(frame: pd.DataFrame) -> None:
+    (axes,) = panels(correlations(frame))
+    labels = [t.get_text() for t in axes.get_yticklabels()]
+    x, y = np.array(axes.collections[-1].get_offsets()).T
+    value = {labels[int(place)]: round(float(v), 6) for v, place in zip(x, y, strict=True)}
+    assert value[label_of("curvature.lambda_max")] == -1
+    assert value[label_of("robustness.mean_error")] == -1
+    assert value[label_of("representation.effective_rank")] == 1
+    assert label_of("downstream.knn_accuracy") not in value  # of the target's own family
+    assert labels[-1] == label_of("robustness.mean_error")  # the order of the tables, from the top
+    assert axes.get_xlabel() == "Spearman correlation with probe accuracy (8 checkpoints)"
+    assert axes.get_xlim() == (-1.05, 1.05)
+
+
+def test_correlations_fill_what_is_decided_only(frame: pd.DataFrame) -> None:
+    noise = frame["name"] == "effective_rank"
+    frame.loc[noise, "value"] = [3.0, 1.0, 4.0, 1.5, 5.0, 0.9, 2.6, 2.0]
+    (axes,) = panels(correlations(frame))
+    labels = [t.get_text() for t in axes.get_yticklabels()]
+    points = axes.collections[-1]
+    face = {labels[int(y)]: colour for (_, y), colour in zip(points.get_offsets(), points.get_facecolors(), strict=True)}
+    assert same_color(face["effective rank"], "white")
+    assert same_color(face["largest eigenvalue (nats)"], "#0072B2")
+
+
+def test_correlations_need_four_checkpoints(frame: pd.DataFrame) -> None:
+    assert correlations(frame[frame["checkpoint"].isin(frame["checkpoint"].unique()[:3])]) is None
+    assert correlations(frame[frame["checkpoint"].isin(frame["checkpoint"].unique()[:4])]) is not None
+
+
+def test_eigenvalues_one_line_a_checkpoint(frame: pd.DataFrame) -> None:
+    (axes,) = panels(eigenvalues(frame))
+    lines = [c.lines[0] for c in errorbars(axes)]
+    assert sorted(line.get_ydata()[0] for line in lines) == pytest.approx([8.0 - 0.5 * i for i in range(8)][::-1])
+    assert all(line.get_xdata().tolist() == [1, 2, 3] for line in lines)
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) == ("index of the eigenvalue", "eigenvalue (nats)", "log")
+    assert axes.get_xticks().tolist() == [1, 2, 3]
+    assert len(legend_of(eigenvalues(frame))) == 4  # a method once, though it has two lines
+
+
+def test_eigenvalues_below_zero_are_not_lost_on_a_log_scale(frame: pd.DataFrame) -> None:
+    frame.loc[(frame["name"] == "lambda_3") & (frame["checkpoint"] == "simclr-s0"), "value"] = -0.5
+    (axes,) = panels(eigenvalues(frame))
+    assert axes.get_yscale() == "linear"
+    assert min(min(c.lines[0].get_ydata()) for c in errorbars(axes)) == -0.5
+
+
+def test_spectral_density_lines_bands_and_floor(frame: pd.DataFrame) -> None:
+    row = frame[(frame["name"] == "negative_mass") & (frame["checkpoint"] == "simclr-s0")].iloc[0]
+    row["arrays"]["density"][0] = 0.0  # a zero has no logarithm
+    (axes,) = panels(spectral_density(frame))
+    assert len(axes.lines) == len(axes.collections) == 8
+    line = next(line for line in axes.lines if line.get_ydata()[0] == 1e-6)
+    assert line.get_xdata().tolist() == row["arrays"]["eigenvalue"]
+    assert line.get_ydata()[1:].tolist() == row["arrays"]["density"][1:]
+    assert (axes.get_yscale(), axes.get_ylabel(), axes.get_xlabel()) == ("log", "density (1/nats)", "eigenvalue (nats)")
+
+
+def test_slices_have_a_panel_a_method_and_the_mean_of_the_directions(frame: pd.DataFrame) -> None:
+    figure = landscape_slices(frame)
+    shown = panels(figure)
+    assert [p.get_title() for p in shown] == list(METHOD_LABELS.values())
+    assert [len(p.lines) for p in shown] == [2, 2, 2, 2]
+    assert shown[0].lines[0].get_ydata().tolist() == [2.5, 1.0, 2.5]
+    assert shown[0].lines[1].get_ydata().tolist() == [2.5, 1.0, 6.5]  # checkpoint 4, the second seed of SimCLR
+    assert {p.get_xlabel() for p in shown} == {"offset (filter norms)"}
+    assert shown[0].get_ylabel() == "contrastive loss (nats)"
+    band = shown[0].collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == (1.0, 3.0)
+
+
+def test_surfaces_are_rises_on_one_scale(frame: pd.DataFrame) -> None:
+    figure = landscape_surfaces(frame)
+    assert [p.get_title() for p in panels(figure)] == [f"{m}-s{s}" for m in METHODS for s in (0, 1)]
+    (bar,) = [a for a in figure.axes if a.get_label() == "<colorbar>"]
+    assert bar.get_ylabel() == "rise of the loss (nats)"
+    ranges = {tuple(c.get_clim()) for p in panels(figure) for c in p.collections if c.get_array() is not None}
+    assert len({np.round(r, 9) for pair in ranges for r in pair}) <= 4  # fills and lines share their levels over the panels
+    levels = panels(figure)[0].collections[0].levels
+    assert (levels[0], levels[-1]) == pytest.approx((0.0, 1.0))  # the middle is the weights; 2.0 - 1.0 the highest
+
+
+def test_a_flat_surface_is_drawn_too(frame: pd.DataFrame) -> None:
+    for arrays in frame.loc[frame["name"] == "rise_2d", "arrays"]:
+        arrays["loss"] = [[1.0] * 3] * 3
+    assert len(panels(landscape_surfaces(frame))) == 8
+
+
+def test_shift_points_and_filled_markers(frame: pd.DataFrame) -> None:
+    figure = shift_statistics(frame)
+    shown = panels(figure)
+    assert [p.get_title() for p in shown] == ["marginal", "sum", "difference", "joint", "cross moment"]
+    assert shown[0].get_ylabel() == "MMD² (unbiased)"
+    order = [f"{m}-s{s}" for m in METHODS for s in (0, 1)]
+    numbers = [METHODS.index(name[:-3]) + 4 * int(name[-1]) for name in order]
+    for panel in shown:
+        points = [c.lines[0] for c in errorbars(panel)]
+        assert [p.get_ydata()[0] for p in points] == pytest.approx([0.05 + 0.01 * n for n in numbers])
+        white = [same_color(p.get_markerfacecolor(), "white") for p in points]
+        assert white == [n % 2 == 0 for n in numbers]  # p = 0.5: not rejected
+    assert bar_ends(errorbars(shown[0])[0], 1) == [pytest.approx((0.05 - 0.0196, 0.05 + 0.0196))]
+
+
+def test_pair_similarities_share_bins_and_are_densities(frame: pd.DataFrame) -> None:
+    figure = pair_similarities(frame)
+    shown = panels(figure)
+    assert len(shown) == 8
+    for panel in shown:
+        heights = [(patch.get_width(), patch.get_height()) for patch in panel.patches if hasattr(patch, "get_width")]
+        assert sum(w * h for w, h in heights) == pytest.approx(1.0)
+    legend = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert legend == ["ideal (same class)", "practical (two views)"]
+    assert shown[-1].get_xlabel() == "z·z⁺"
+    assert shown[0].get_ylabel() == "density"
+
+
+def test_corruption_curves_average_over_the_checkpoints_of_a_method(frame: pd.DataFrame) -> None:
+    figure = corruption_curves(frame)
+    shown = panels(figure)
+    assert [p.get_title() for p in shown] == ["gaussian noise", "defocus blur", "contrast"]
+    assert {p.get_xlabel() for p in shown} == {"severity"}
+    assert shown[0].get_ylabel() == "error"
+    for k, panel in enumerate(shown):
+        assert len(panel.lines) == 4
+        line = panel.lines[0]  # SimCLR: checkpoints 0 and 4
+        assert line.get_xdata().tolist() == [0, 1, 2, 3, 4, 5]
+        assert line.get_ydata().tolist() == pytest.approx([0.1] + [0.1 * s + 0.01 * k + 0.002 for s in range(1, 6)])
+
+
+def test_waterfall_adds_up(frame: pd.DataFrame) -> None:
+    figure = bound_waterfall(frame)
+    shown = panels(figure)
+    assert len(shown) == 8
+    bars = [(b.get_y(), b.get_y() + b.get_height(), to_hex(b.get_facecolor())) for b in shown[0].patches]
+    ends = [round(end, 9) for _, end, _ in bars]
+    assert ends == [0.5, 0.9, 1.2, 1.2, 1.0, 0.9, 0.9]
+    assert [round(start, 9) for start, _, _ in bars] == [0, 0.5, 0.9, 0, 1.2, 1.0, 0]
+    assert [colour == TOTAL for _, _, colour in bars] == [True, False, False, True, False, False, True]
+    words = [t.get_text() for t in shown[-1].get_xticklabels()]
+    assert words == ["probe", "R1", "R2", "bound", "R8 unif.", "R8 align.", "practical"]
+    (chance,) = shown[0].lines
+    assert set(chance.get_ydata()) == {2.3}
+    assert (shown[0].get_ylabel(), shown[1].get_ylabel()) == ("nats", "")
+
+
+def test_many_checkpoints_share_the_panels_fairly(frame: pd.DataFrame) -> None:
+    rows = rows_of(frame, "landscape", "rise_2d")
+    many = pd.concat([rows.assign(checkpoint=rows["checkpoint"] + f"-{k}") for k in range(4)])
+    chosen = panel_choice(many)
+    assert len(chosen) == MAX_PANELS
+    assert chosen["method"].value_counts().tolist() == [3, 3, 3, 3]
+
+
+def test_rows_are_finite_and_in_the_order_of_methods(frame: pd.DataFrame) -> None:
+    accuracy = frame["name"] == "probe_accuracy"
+    frame.loc[accuracy & (frame["checkpoint"] == "ssa-clr-s0"), "value"] = np.nan
+    frame.loc[frame["checkpoint"] == "simclr-sam-s1", "method"] = None
+    rows = rows_of(frame, "downstream", "probe_accuracy")
+    assert rows["method"].tolist() == ["simclr"] * 2 + ["simclr-sam", "simclr-fourier", "simclr-fourier", "ssa-clr", "unknown"]
+    assert "ssa-clr-s0" not in set(rows["checkpoint"])
+
+
+@pytest.mark.parametrize("name", ["bound_waterfall", "pair_similarities", "landscape_surfaces"])
+def test_panels_with_nothing_below_them_keep_their_tick_labels(name: str, frame: pd.DataFrame) -> None:
+    six = frame[frame["checkpoint"].isin(sorted(frame["checkpoint"].unique())[:6])]
+    figure = DRAWERS[name](six)
+    figure.draw_without_rendering()
+    shown = [any(t.get_visible() and t.get_text() for t in p.get_xticklabels()) for p in panels(figure)]
+    assert shown == [False, False, True, True, True, True]
+
+
+ODD = ["$\\frac{x$", "a$b$c", "100% {it} ^_~#&", "<b>é"]
+
+
+@pytest.mark.parametrize("name", [name for name in DRAWERS if name != "correlations"])
+def test_odd_names_are_drawn_as_they_are(name: str, frame: pd.DataFrame) -> None:
+    names = dict(zip((f"{m}-s0" for m in METHODS), ODD, strict=True))
+    table = frame.assign(checkpoint=frame["checkpoint"].replace(names), method=frame["method"].replace("simclr", ODD[0]))
+    figure = DRAWERS[name](table)
+    figure.draw_without_rendering()  # a formula would be set here
+    texts = {t.get_text().replace(r"\$", "$") for t in figure.findobj(mpl.text.Text)}
+    by_checkpoint = name in ("landscape_surfaces", "pair_similarities", "bound_waterfall")
+    assert texts.issuperset(ODD if by_checkpoint else ODD[:1])

@@ -1,0 +1,144 @@
+"""The sentences of the findings, on tables whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from ssa_analysis.reports import findings as module
+from ssa_analysis.reports.findings import findings, method_means, method_table
+
+from ssa_analysis.linking.rank import Link
+from ssa_analysis.numerics.resampling import Interval
+
+Table = Callable[..., pd.DataFrame]
+ACCURACY = "downstream__probe_accuracy"
+
+
+def test_nothing_to_say_of_nothing(empty: pd.DataFrame) -> None:
+    assert findings(empty) == []
+
+
+def test_five_sentences_at_most(frame: pd.DataFrame) -> None:
+    said = findings(frame)
+    assert [sentence.split(":")[0] for sentence in said] == [
+        "Best downstream",
+        "Flattest",
+        "Most robust",
+        "Rank correlation with probe accuracy over 8 checkpoints",
+        "Bounds on 8 checkpoints",
+    ]
+    assert "Least shifted: ssa-clr-s1" in said[1]
+
+
+def test_a_clear_winner(make_table: Table) -> None:
+    table = make_table(**{ACCURACY: {"a": (0.7, 0.69, 0.71), "b": (0.9, 0.89, 0.91)}})
+    assert findings(table)[0] == "Best downstream: b (probe accuracy 0.9 [0.89, 0.91])."
+
+
+def test_a_tie_is_named(make_table: Table) -> None:
+    table = make_table(**{ACCURACY: {"a": (0.89, 0.86, 0.92), "b": (0.9, 0.87, 0.93), "c": (0.5, 0.4, 0.6)}})
+    assert findings(table)[0] == "Best downstream: b (probe accuracy 0.9 [0.87, 0.93]); not separable from a (0.89)."
+
+
+def test_low_is_good_for_sharpness(make_table: Table) -> None:
+    table = make_table(curvature__lambda_max={"a": (3.0, 2.9, 3.1), "b": (2.0, 1.9, 2.1), "c": (2.15, 2.05, 2.25)})
+    assert findings(table) == [
+        "Flattest: b (largest eigenvalue (nats) 2 [1.9, 2.1]); not separable from c (2.15).",
+        "Do the scores predict accuracy? Not decided: downstream accuracy was not measured.",
+    ]
+
+
+def test_a_wide_interval_behind_the_runner_up_is_not_overlooked(make_table: Table) -> None:
+    table = make_table(curvature__lambda_max={"a": (1.0, 0.9, 1.1), "b": (2.0, 1.9, 2.1), "c": (3.0, 0.5, 5.5), "d": (4.0, 1.0, 7.0)})
+    assert findings(table)[0].endswith("; not separable from c (3) and 1 more.")
+
+
+def test_without_intervals_nothing_is_said_of_ties(make_table: Table) -> None:
+    assert findings(make_table(**{ACCURACY: {"a": 0.7, "b": 0.7001}}))[0] == "Best downstream: b (probe accuracy 0.7)."
+
+
+def test_scores_that_are_not_finite_do_not_win(make_table: Table) -> None:
+    table = make_table(curvature__lambda_max={"a": np.nan, "b": 2.0, "c": -np.inf})
+    assert findings(table)[0].startswith("Flattest: b ")
+
+
+def test_fewer_than_four_checkpoints_are_too_few_to_correlate(make_table: Table) -> None:
+    table = make_table(**{ACCURACY: {"a": 0.7, "b": 0.8, "c": 0.9}, "curvature__lambda_max": {"a": 3.0, "b": 2.0, "c": 1.0}})
+    (sentence,) = [s for s in findings(table) if s.startswith("Do the scores predict")]
+    assert "Not decided: 3 checkpoints have downstream.probe_accuracy; correlations need at least 4" in sentence
+
+
+ACCURACIES = {name: 0.5 + 0.03 * i for i, name in enumerate("abcdefghij")}
+
+
+def linking(table: pd.DataFrame) -> str:
+    (sentence,) = [s for s in findings(table) if s.startswith("Rank correlation")]
+    return sentence
+
+
+def test_falling_sharpness_is_as_the_theory_predicts(make_table: Table) -> None:
+    table = make_table(**{ACCURACY: ACCURACIES, "curvature__lambda_max": {k: 10 - i for i, k in enumerate(ACCURACIES)}})
+    assert linking(table) == (
+        "Rank correlation with probe accuracy over 10 checkpoints: "
+        "sharpness (largest eigenvalue (nats)) -1.00 [-1.00, -1.00], as the theory predicts."
+    )
+
+
+def test_rising_sharpness_is_against_the_theory(make_table: Table) -> None:
+    table = make_table(**{ACCURACY: ACCURACIES, "curvature__lambda_max": {k: 1 + i for i, k in enumerate(ACCURACIES)}})
+    assert "+1.00 [+1.00, +1.00], against the theory" in linking(table)
+
+
+def test_an_interval_across_zero_decides_nothing(make_table: Table) -> None:
+    values = dict(zip(ACCURACIES, [3.0, 9.0, 1.0, 7.0, 2.0, 8.0, 4.0, 10.0, 5.0, 6.0], strict=True))
+    sentence = linking(make_table(**{ACCURACY: ACCURACIES, "shift__alignment_gap": values}))
+    assert sentence.startswith("Rank correlation with probe accuracy over 10 checkpoints: shift (alignment gap (cosine)) ")
+    assert sentence.endswith(", undecided.")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(-0.9, -0.1, "as the theory predicts"), (0.1, 0.9, "against the theory"), (-0.9, 0.0, "undecided"), (0.0, 0.9, "undecided")],
+)
+def test_the_verdict_at_its_edges(
+    make_table: Table, monkeypatch: pytest.MonkeyPatch, low: float, high: float, verdict: str
+) -> None:
+    rank = Interval((low + high) / 2, 0.1, low, high)
+    monkeypatch.setattr(module, "link_scores", lambda *_: [Link("curvature.lambda_max", 8, rank, rank, rank)])
+    assert linking(make_table(**{ACCURACY: ACCURACIES})).endswith(f"], {verdict}.")
+
+
+def test_an_accuracy_that_does_not_vary_decides_nothing(make_table: Table) -> None:
+    table = make_table(
+        **{ACCURACY: dict.fromkeys("abcdef", 0.9), "curvature__lambda_max": {k: float(i) for i, k in enumerate("abcdef")}}
+    )
+    said = " ".join(findings(table))
+    assert "nan" not in said
+    assert "theory" not in said
+
+
+def test_a_violated_rung_is_named(frame: pd.DataFrame) -> None:
+    hit = (frame["name"] == "R6") & (frame["checkpoint"] == "ssa-clr-s1")
+    frame.loc[hit, "settings"] = [{**s, "verdict": "violated"} for s in frame.loc[hit, "settings"]]
+    assert findings(frame)[-1] == (
+        "Bounds on 8 checkpoints: 31 holds, 1 violated (R6 on ssa-clr-s1); R2 lies below the chance level on 8 of 8."
+    )
+
+
+def test_vacuous_bounds_are_counted(frame: pd.DataFrame) -> None:
+    for settings in frame.loc[frame["name"] == "ideal_bound", "settings"].head(3):
+        settings["vacuous"] = True
+    one = frame[frame["checkpoint"] == frame["checkpoint"].iloc[0]]
+    assert findings(frame)[-1].endswith("R2 lies below the chance level on 5 of 8.")
+    assert findings(one)[-1] == "Bounds on 1 checkpoint: 4 holds; R2 lies below the chance level on 0 of 1."
+
+
+def test_means_of_methods(frame: pd.DataFrame) -> None:
+    means = method_means(frame, "downstream.probe_accuracy")
+    assert list(means) == ["simclr", "simclr-sam", "simclr-fourier", "ssa-clr"]
+    assert means["simclr"] == (pytest.approx((0.70 + 0.78) / 2), 2)
+    table = method_table(frame, ("downstream.probe_accuracy", "curvature.lambda_max"))
+    assert table.loc["SSA-CLR", "largest eigenvalue (nats)"] == pytest.approx((6.5 + 4.5) / 2)

@@ -1,0 +1,238 @@
+"""The report: a page that holds everything, runs nothing foreign, and is the same bytes every time."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from ssa_analysis.reports.figures import FIGURES
+from ssa_analysis.reports.html import write_report
+
+from ssa_analysis.errors import DataError, OutputError, StoreError
+from ssa_analysis.running.store import Store
+
+HOSTILE = "<script>document.title='pwned'</script>&\"'"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the text, and the cells of every table."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.text = ""
+        self._table: list[list[str]] = []
+        self._inside = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "table":
+            self._table = self.tables.setdefault(str(dict(attrs)["id"]), [])
+        elif tag == "tr":
+            self._table.append([])
+        elif tag in ("td", "th"):
+            self._table[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in ("td", "th"):
+            self._table[-1][-1] += data
+        if self._inside not in ("style", "script"):
+            self.text += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+    @property
+    def images(self) -> list[bytes]:
+        return [base64.b64decode(str(a["src"]).split("base64,")[1]) for name, a in self.tags if name == "img"]
+
+
+@pytest.fixture
+def page_of(tmp_path: Path) -> Callable[[Store], Page]:
+    return lambda store: Page(write_report(store, tmp_path / "report"))
+
+
+@pytest.fixture(scope="module")
+def full_report(write_full_store: Callable[[Path], Store], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of eight checkpoints, written once for the module."""
+    folder = tmp_path_factory.mktemp("full")
+    return write_report(write_full_store(folder / "scores.db"), folder / "report")
+
+
+def test_a_full_report_has_every_figure_and_table(full_report: Path) -> None:
+    page = Page(full_report)
+    assert len(page.images) == len(FIGURES)
+    assert all(b"<svg" in image for image in page.images)
+    assert len(page.tables["table-summary"]) == 1 + 8
+    assert len(page.tables["table-bounds"]) == 1 + 32
+    assert len(page.tables["table-scores"]) == 1 + 8 * 26
+    assert len(page.tables["table-checkpoints"]) == 1 + 8
+    assert "table-failures" not in page.tables
+    assert sum(name == "li" for name, _ in page.tags) >= 5
+    assert "8 checkpoints scored on " in page.text
+    files = sorted(p.name for p in (full_report.parent / "figures").iterdir())
+    assert files == sorted(f"{entry.name}.{kind}" for entry in FIGURES for kind in ("png", "pdf"))
+    assert (full_report.parent / "figures" / "eigenvalues.png").read_bytes().startswith(b"\x89PNG")
+    assert (full_report.parent / "figures" / "eigenvalues.pdf").read_bytes().startswith(b"%PDF")
+    tables = sorted(p.name for p in (full_report.parent / "tables").iterdir())
+    assert tables == sorted(f"{name}.{kind}" for name in ("summary", "scores", "links", "bounds") for kind in ("csv", "tex"))
+
+
+def test_the_page_says_what_the_checkpoints_are_and_how_it_was_measured(full_report: Path) -> None:
+    page = Page(full_report)
+    head, *rows = page.tables["table-checkpoints"]
+    row = {row[0]: dict(zip(head, row, strict=True)) for row in rows}["ssa-clr-s1"]
+    assert (row["method"], row["architecture"], row["weights"], row["epochs"]) == ("ssa-clr", "convnet, width 4", "1740", "3")
+    assert "torch " in page.text
+    assert "Hessian eigenvalues, trace and spectral density" in page.text
+
+
+def test_numbers_can_be_sorted_as_numbers(full_report: Path) -> None:
+    source = full_report.read_text()
+    assert re.search(r'<td data-number="0\.7">0\.7</td>', source)
+    assert 'data-number="nan"' not in source
+    assert 'data-number="True"' not in source
+
+
+def test_links_of_the_page_lead_somewhere(full_report: Path) -> None:
+    page = Page(full_report)
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    targets = [str(a["href"])[1:] for name, a in page.tags if name == "a"]
+    assert len(targets) == len(FIGURES)
+    assert set(targets) <= set(ids)
+    assert len(set(ids)) == len(ids)
+    assert all(a.get("alt") for name, a in page.tags if name == "img")
+
+
+def test_nothing_is_fetched_from_anywhere(full_report: Path) -> None:
+    page = Page(full_report)
+    for name, attributes in page.tags:
+        assert name not in ("link", "iframe", "object", "embed", "base"), name
+        assert name != "script" or "src" not in attributes
+        for key in ("src", "href", "data", "action", "poster", "srcset"):
+            value = attributes.get(key) or ""
+            assert value.startswith(("data:image/svg+xml;base64,", "#")) or not value, value
+    source = full_report.read_text()
+    assert "http://" not in source
+    assert "https://" not in source
+    assert "@import" not in source
+    assert not re.search(r"url\(\s*[\"']?(?!#|data:)", source)
+    for image in page.images:  # names of XML vocabularies are no addresses; references would be
+        assert re.findall(rb"(?:href|src)=\"(?!#|data:)[^\"]*\"", image) == []
+
+
+def test_two_reports_of_the_same_scores_are_the_same_bytes(
+    write_full_store: Callable[[Path], Store], full_report: Path, tmp_path: Path
+) -> None:
+    """Another store with the same scores: only the times of writing differ."""
+    again = write_report(write_full_store(tmp_path / "other.db"), tmp_path / "again").parent
+    first = {p.relative_to(full_report.parent): p.read_bytes() for p in full_report.parent.rglob("*") if p.is_file()}
+    second = {p.relative_to(again): p.read_bytes() for p in again.rglob("*") if p.is_file()}
+    assert sorted(first) == sorted(second)
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_an_empty_store(tmp_path: Path, page_of: Callable[[Store], Page]) -> None:
+    page = page_of(Store(tmp_path / "scores.db"))
+    assert "Nothing to report" in page.text
+    assert "0 checkpoints" in page.text
+    assert "failed" not in page.text
+    assert (page.images, page.tables) == ([], {})
+    assert list((tmp_path / "report" / "tables").iterdir()) == []
+
+
+def test_a_store_with_failures_only(tmp_path: Path, page_of: Callable[[Store], Page], fail_store: Callable[..., None]) -> None:
+    store = Store(tmp_path / "scores.db")
+    fail_store(store, "a", "curvature", f"it broke: {HOSTILE}")
+    page = page_of(store)
+    assert "Nothing to report" in page.text
+    assert "What was tried and failed is listed below." in page.text
+    assert page.tables["table-failures"][1] == ["runs/a/last.pt", "digits", "curvature", f"it broke: {HOSTILE}"]
+    assert page.count("script") == 1
+
+
+def test_failures_beside_scores(
+    tmp_path: Path, page_of: Callable[[Store], Page], fill_store: Callable[..., None], fail_store: Callable[..., None],
+    scores_for: Callable,
+) -> None:  # fmt: skip
+    store = Store(tmp_path / "scores.db")
+    fill_store(store, "good", "simclr", scores_for(0)[:2])
+    fail_store(store, "bad", "downstream", "truncated")
+    page = page_of(store)
+    assert [row[0] for row in page.tables["table-checkpoints"][1:]] == ["bad", "good"]
+    assert [row[0] for row in page.tables["table-summary"][1:]] == ["good"]
+    assert page.tables["table-failures"][1][3] == "truncated"
+    assert "nan" not in page.text.lower().split()
+
+
+def test_one_checkpoint(
+    tmp_path: Path, page_of: Callable[[Store], Page], fill_store: Callable[..., None], scores_for: Callable
+) -> None:
+    store = Store(tmp_path / "scores.db")
+    fill_store(store, "only", "simclr", [s for s in scores_for(0) if s.measure in ("downstream", "curvature")])
+    page = page_of(store)
+    assert "1 checkpoint scored on" in page.text
+    assert len(page.images) == 3  # the scatter, the eigenvalues and their density, but no correlations
+    assert "correlations need at least 4" in page.text
+    assert "table-links" not in page.tables
+
+
+def test_four_checkpoints_with_nothing_but_accuracy(
+    tmp_path: Path, page_of: Callable[[Store], Page], fill_store: Callable[..., None], scores_for: Callable
+) -> None:
+    store = Store(tmp_path / "scores.db")
+    for number in range(4):
+        fill_store(store, f"c{number}", "simclr", scores_for(number)[:1])
+    page = page_of(store)
+    assert len(page.tables["table-summary"]) == 5
+    assert page.images == []
+
+
+def test_foreign_text_is_only_text(
+    tmp_path: Path, page_of: Callable[[Store], Page], fill_store: Callable[..., None], scores_for: Callable
+) -> None:
+    store = Store(tmp_path / "scores.db")
+    name = HOSTILE.replace("/", "|")  # a folder's name cannot hold a slash
+    fill_store(store, name, HOSTILE, scores_for(0)[:3], data=HOSTILE)
+    page = page_of(store)
+    assert page.tables["table-summary"][1][:2] == [name, HOSTILE]
+    assert page.count("script") == 1  # our own
+    assert page.count("h1") == 1
+    assert [v for _, a in page.tags for k, v in a.items() if k.startswith("on")] == []
+    assert "<script>document" not in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_several_data_sets_need_a_choice(tmp_path: Path, fill_store: Callable[..., None], scores_for: Callable) -> None:
+    store = Store(tmp_path / "scores.db")
+    fill_store(store, "a", "simclr", scores_for(0)[:1], data="digits")
+    fill_store(store, "a", "simclr", scores_for(1)[:1], data="svhn")
+    with pytest.raises(DataError, match=r"several data sets \(digits, svhn\); name one with --data"):
+        write_report(store, tmp_path / "report")
+    with pytest.raises(StoreError, match=r"no scores on 'cifar10'; there are: digits, svhn"):
+        write_report(store, tmp_path / "report", data="cifar10")
+    assert not (tmp_path / "report").exists()
+    page = Page(write_report(store, tmp_path / "report", data="svhn"))
+    assert page.tables["table-summary"][1][2] == "0.7200 ± 0.0050"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("a file stands here")
+    with pytest.raises(OutputError, match=r"report: cannot write there .*; choose another folder"):
+        write_report(Store(tmp_path / "scores.db"), tmp_path / "report")
+
+
+def test_the_steps_are_told(tmp_path: Path) -> None:
+    steps: list[str] = []
+    empty = Store(tmp_path / "empty.db")
+    write_report(empty, tmp_path / "report", on_step=steps.append)
+    assert steps == [*(entry.title for entry in FIGURES), "tables"]

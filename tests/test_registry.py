@@ -1,0 +1,73 @@
+"""Registries: names in order, suggestions, no silent overwriting, entry points of other packages."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from ssa_analysis import registry
+from ssa_analysis.errors import SettingsError
+from ssa_analysis.registry import Registry, unknown_name
+
+
+def test_entries_come_back_in_the_order_of_registration() -> None:
+    things: Registry[int] = Registry("thing")
+    things.add("zebra", 1)
+    things.add("ant", 2)
+    assert things.names() == ["zebra", "ant"]
+    assert list(things) == [("zebra", 1), ("ant", 2)]
+    assert things.get("ant") == 2
+    assert "ant" in things
+    assert "bee" not in things
+
+
+def test_a_name_is_registered_once() -> None:
+    things: Registry[list[int]] = Registry("thing")
+    entry = things.add("one", [1])
+    assert things.add("one", entry) is entry  # the same entry again is no conflict
+    with pytest.raises(SettingsError, match="a thing called 'one' is registered already"):
+        things.add("one", [1])
+    assert things.get("one") is entry
+
+
+def test_an_unknown_name_gets_close_ones_or_all() -> None:
+    things: Registry[int] = Registry("thing")
+    for name in ("curvature", "flatness", "shift"):
+        things.add(name, 0)
+    with pytest.raises(SettingsError, match=r"unknown thing 'curvture'; did you mean curvature\?$"):
+        things.get("curvture")
+    with pytest.raises(SettingsError, match=r"unknown thing 'xyz'; known: curvature, flatness, shift$"):
+        things.get("xyz")
+    assert SettingsError.is_usage
+    assert isinstance(unknown_name("thing", "x", []), SettingsError)
+
+
+def test_the_decorator_registers_what_make_returns() -> None:
+    things: Registry[str] = Registry("thing")
+
+    def function() -> None: ...
+
+    things.decorator("named", lambda f: f.__qualname__.rsplit(".")[-1])(function)
+    assert things.get("named") == "function"
+
+
+def test_entry_points_are_loaded_once_when_a_name_is_first_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+
+    def load(name: str) -> str:
+        loaded.append(name)
+        return f"plugin {name}"
+
+    def entry_points(group: str) -> list[SimpleNamespace]:
+        assert group == "ssa_analysis.things"
+        return [SimpleNamespace(name=n, load=lambda n=n: load(n)) for n in ("extra", "own")]
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    things: Registry[str] = Registry("thing")
+    things.add("own", "ours")
+    assert loaded == []
+    assert things.get("extra") == "plugin extra"
+    assert things.names() == ["own", "extra"]
+    assert things.get("own") == "ours"  # a plugin cannot replace what is there
+    assert loaded == ["extra"]
