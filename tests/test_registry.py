@@ -43,15 +43,6 @@ def test_an_unknown_name_gets_close_ones_or_all() -> None:
     assert isinstance(unknown_name("thing", "x", []), SettingsError)
 
 
-def test_the_decorator_registers_what_make_returns() -> None:
-    things: Registry[str] = Registry("thing")
-
-    def function() -> None: ...
-
-    things.decorator("named", lambda f: f.__qualname__.rsplit(".")[-1])(function)
-    assert things.get("named") == "function"
-
-
 def test_entry_points_are_loaded_once_when_a_name_is_first_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
 

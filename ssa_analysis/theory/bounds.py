@@ -169,7 +169,7 @@ def check_rung(rung: str, evidence: Evidence, images: PerImage, draws: int, seed
     labels = as_numpy(evidence.law.y)
     interval = bootstrap(slack, len(labels), draws=draws, seed=seed, strata=labels)
     left, right = sides_of(rung, evidence, images, torch.arange(len(labels)))
-    return RungCheck(rung, STATEMENTS[rung], left, right, interval.low, interval.high, equality=rung == "R8")
+    return RungCheck(rung, STATEMENTS[rung], left, right, interval.stderr, interval.low, interval.high, equality=rung == "R8")
 
 
 @measure("bounds", "both sides of the rungs R1, R2, R6, R8 of the theory, with verdicts", BoundsSettings, by_default=False)
@@ -195,7 +195,7 @@ def bounds(encoder: Encoder, data: Data, settings: BoundsSettings) -> list[Score
             about["probe_converged"] = images.probe_converged
         if rung == "R6":
             about["sampling_floor"] = split_floor(as_numpy(images.ideal_margin), seed)
-        scores.append(Score("bounds", rung, check.slack, "nats", None, check.low, check.high, True, about))
+        scores.append(Score("bounds", rung, check.slack, "nats", check.stderr, check.low, check.high, True, about))
     whole = decomposition_of(images, evidence.law.weights, evidence.tau, torch.arange(len(evidence.law.y)))
     bound = checks["R2"].right
     values = {

@@ -87,7 +87,7 @@ def check_world(world: FiniteWorld, tau: float, beta: float) -> list[RungCheck]:
     )
 
     def exact(rung: str, statement: str, left: float, right: float, equality: bool = False) -> RungCheck:
-        return RungCheck(rung, statement, left, right, right - left, right - left, equality)
+        return RungCheck(rung, statement, left, right, 0.0, right - left, right - left, equality)
 
     return [
         exact("R1", r1_probe.STATEMENT, probe, supervised),

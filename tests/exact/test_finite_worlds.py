@@ -54,9 +54,14 @@ def test_equal_pair_laws_have_no_shift() -> None:
 
 
 def test_verdicts() -> None:
-    assert RungCheck("R2", "", 1.0, 2.0, 0.9, 1.1).verdict == HOLDS
-    assert RungCheck("R2", "", 1.0, 0.9, -0.3, 0.1).verdict == WITHIN_ERROR
-    assert RungCheck("R2", "", 1.0, 0.5, -0.6, -0.4).verdict == VIOLATED
-    assert RungCheck("R8", "", 1.0, 1.1, -0.1, 0.2, equality=True).verdict == WITHIN_ERROR
-    assert RungCheck("R8", "", 1.0, 1.1, 0.05, 0.2, equality=True).verdict == VIOLATED
-    assert RungCheck("R8", "", 1.0, 1.0, 0.0, 0.0, equality=True).verdict == HOLDS
+    def verdict(left: float, right: float, stderr: float, equality: bool = False) -> str:
+        return RungCheck("R", "", left, right, stderr, 0.0, 0.0, equality).verdict
+
+    assert verdict(1.0, 2.0, 0.1) == HOLDS
+    assert verdict(1.0, 1.0, 0.0) == HOLDS
+    assert verdict(1.0, 0.9, 0.03) == WITHIN_ERROR
+    assert verdict(1.0, 0.9, 0.02) == VIOLATED
+    assert verdict(1.0, 1.0 - 1e-6, 0.0) == VIOLATED
+    assert verdict(1.0, 1.1, 0.03, equality=True) == WITHIN_ERROR
+    assert verdict(1.0, 1.1, 0.02, equality=True) == VIOLATED
+    assert verdict(1.0, 1.0, 0.0, equality=True) == HOLDS

@@ -1,0 +1,180 @@
+"""The command line in this process: what it prints, how it ends, and a few tiny checkpoints to run it on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import ssa_analysis.reports.html  # matplotlib looks for its folders now, and not while a test plays another user  # noqa: F401
+import torch
+from ssa_analysis.cli.main import main
+
+from ssa_analysis.checkpoints.writing import save_checkpoint
+
+NOBODY = 65534
+DATA = ("--data", "digits", "--subset", "300")
+METHODS = ("simclr", "simclr-sam", "simclr-fourier", "ssa-clr")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: exit code, bytes on stdout, text on stderr."""
+
+    code: int
+    raw: bytes
+    err: str
+
+    @property
+    def out(self) -> str:
+        return self.raw.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def complaint(self) -> str:
+        """The only line on stderr; fails if there are more, or anything on stdout."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        assert self.raw == b""
+        return lines[0]
+
+    def usage(self) -> str:
+        """What was wrong with the command line: the last line, after click's usage."""
+        assert self.code == 2, self.err
+        assert self.raw == b""
+        assert "Traceback" not in self.err
+        return self.err.splitlines()[-1]
+
+
+def run_cli(*arguments: object) -> Ended:
+    """``ssa-analyze ARGUMENTS``."""
+    out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True), io.StringIO()
+    argv = ["ssa-analyze", *map(str, arguments)]
+    with patch.object(sys, "argv", argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        else:
+            raise AssertionError("main() returned without an exit code")
+    assert isinstance(code, int)
+    return Ended(code, out.buffer.getvalue(), err.getvalue())  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session", name="cli")
+def _cli() -> Callable[..., Ended]:
+    return run_cli
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test works in a folder of its own, so that default names lead nowhere else."""
+    monkeypatch.chdir(tmp_path)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Four tiny runs and how their training ended."""
+
+    folder: Path
+    ended: dict[str, Ended]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.folder / method / "last.pt" for method in METHODS]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """One run of each method, trained by the command line."""
+    folder = tmp_path_factory.mktemp("trained")
+    tiny = ("--arch", "convnet", "--width", 4, "--projector", "16,8", "--epochs", 2, "--batch", 64, "--warmup", 0)
+    ended = {m: run_cli("train", "--method", m, *DATA, *tiny, "--lr", 0.1, "--out", folder / m) for m in METHODS}
+    return Trained(folder, ended)
+
+
+@dataclass(frozen=True)
+class Scored:
+    store: Path
+    ended: Ended
+
+
+@pytest.fixture(scope="session")
+def scored(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    """The four runs, scored by two cheap measures; do not write into this store, see ``store``."""
+    path = tmp_path_factory.mktemp("scored") / "scores.db"
+    ended = run_cli("score", *trained.paths, *DATA, "--measures", "downstream,representation", "--store", path, "--json")
+    return Scored(path, ended)
+
+
+@pytest.fixture
+def store(scored: Scored, tmp_path: Path) -> Path:
+    """A copy of the scored store, free to be written."""
+    return Path(shutil.copy(scored.store, tmp_path / "copied.db"))
+
+
+@pytest.fixture
+def good(trained: Trained) -> Path:
+    """A checkpoint with nothing wrong."""
+    return trained.paths[0]
+
+
+@pytest.fixture
+def payload(good: Path) -> dict[str, Any]:
+    """What a good checkpoint holds; tests damage it and save it again."""
+    content: dict[str, Any] = torch.load(good, weights_only=True)
+    return content
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, content: dict[str, Any]) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, content)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def open_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder that other users may enter, which pytest's own is not."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with monkeypatch.context() as patched:
+            patched.chdir(folder)
+            yield folder
+        folder.chmod(0o755)
+
+
+@pytest.fixture
+def ordinary_user() -> Callable[[], AbstractContextManager[None]]:
+    """Permissions mean nothing to root, so inside the block root is nobody."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+
+    return block
