@@ -72,7 +72,7 @@ def command(
     violated = [s for s in summary.scores if s.settings.get("verdict") == "violated"]
     if violated:
         names = ", ".join(f"{s.name} on {by_path[s.checkpoint]}" for s in violated)
-        say(f"violated beyond the 95 % interval: {names}")
+        say(f"violated beyond the error: {names}")
     if violated or summary.failures or left_out:
         raise click.exceptions.Exit(EXIT_FAILED)
 

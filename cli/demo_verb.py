@@ -80,7 +80,7 @@ def command(out: str, workers: int, epochs: int, seeds: int) -> None:
             jobs.append(
                 Job(target.name, train_one, {"settings": demo_settings(method, seed, epochs).to_dict(), "out": str(target)})
             )
-    say(f"1/3 training {len(jobs)} encoders on digits ({', '.join(METHODS)}; {seeds} seeds)")
+    say(f"1/3 training {len(jobs)} encoders on digits ({', '.join(METHODS)}; {seeds} seed{'s' if seeds > 1 else ''})")
     progress, paths = Progress(len(jobs)), []
     for event in executor.run(jobs):
         if event.kind == "value":

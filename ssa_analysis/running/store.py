@@ -90,31 +90,40 @@ class Store:
         mode = "ro" if self.read_only else "rwc"
         with self._explained():
             self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None)
-            self._db.execute("PRAGMA foreign_keys = ON")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise StoreError(f"{self.path}: written by a newer ssa-analyze (store version {version})")
-            if version and not must_exist:
-                self._check_writable()
-            if version == 0:
-                tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-                if tables:
-                    raise StoreError(f"{self.path}: a database of another program")
-                if must_exist:
-                    raise StoreError(f"{self.path}: an empty database, not a store; ssa-analyze score writes one")
-                self._db.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                self._db.execute("COMMIT")
-
-    def _check_writable(self) -> None:
-        """Find out before anything is computed: SQLite opens a read-only file without a word."""
-        self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        finally:
-            self._db.execute("ROLLBACK")
+            with self._explained():
+                self._db.execute("PRAGMA foreign_keys = ON")
+                if must_exist:
+                    self._check(empty_is_fine=False)
+                else:
+                    self._prepare_to_write()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _check(self, empty_is_fine: bool) -> bool:
+        """StoreError unless this is a store that we understand; whether it is an empty file that may become one."""
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise StoreError(f"{self.path}: written by a newer ssa-analyze (store version {version})")
+        if version:
+            return False
+        if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise StoreError(f"{self.path}: a database of another program")
+        if not empty_is_fine:
+            raise StoreError(f"{self.path}: an empty database, not a store; ssa-analyze score writes one")
+        return True
+
+    def _prepare_to_write(self) -> None:
+        """Create the tables in a new file; fail now, and not after hours of computing, where nothing can be written."""
+        self._db.execute("BEGIN IMMEDIATE")  # two processes may meet here
+        is_new = self._check(empty_is_fine=True)
+        if is_new:
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+        # SQLite opens a read-only file without a word; only a write finds it out
+        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._db.execute("COMMIT" if is_new else "ROLLBACK")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

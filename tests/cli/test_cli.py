@@ -20,8 +20,7 @@ import click
 import pandas as pd
 import pytest
 import ssa_analysis.cli.score_verb as score_verb
-import torch
-from ssa_analysis.cli.common import Progress, duration
+from ssa_analysis.cli.common import Progress, duration, say
 from ssa_analysis.cli.main import VERBS, cli
 
 from ssa_analysis.checkpoints.layouts import LAYOUTS
@@ -54,7 +53,8 @@ class TestHelp:
     def test_every_verb_has_an_example_that_would_run(self, cli: Cli, verb: str) -> None:
         ended = cli(verb, "--help")
         assert (ended.code, ended.err) == (0, "")
-        examples = [line.strip() for line in ended.out.split("Example:")[1].splitlines() if "ssa-analyze" in line]
+        block = ended.out.split("Example:")[1].split("\n\n")[0]
+        examples = [line.strip() for line in block.splitlines() if line]
         assert examples
         command = click_command(verb)
         for example in examples:
@@ -88,7 +88,9 @@ class TestHelp:
         assert "--measures" in cli("score", "x.pt", "--mesures", "a").usage()
 
     def test_version_by_the_module_without_waiting_for_torch(self) -> None:
-        done = subprocess.run([sys.executable, "-X", "importtime", "-m", "ssa_analysis", "--version"], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "ssa_analysis", "--version"], capture_output=True, text=True
+        )
         assert (done.returncode, done.stdout) == (0, f"ssa-analyze, version {__version__}\n")
         imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
         assert "click" in imported
@@ -135,7 +137,22 @@ class TestTrain:
 
     def test_a_finished_run_is_not_overwritten_unasked(self, cli: Cli, trained: Any) -> None:
         before = trained.paths[0].read_bytes()
-        tiny = ("--arch", "convnet", "--width", 4, "--projector", "16,8", "--epochs", 2, "--batch", 64, "--warmup", 0, "--lr", 0.1)
+        tiny = (
+            "--arch",
+            "convnet",
+            "--width",
+            4,
+            "--projector",
+            "16,8",
+            "--epochs",
+            2,
+            "--batch",
+            64,
+            "--warmup",
+            0,
+            "--lr",
+            0.1,
+        )
         ended = cli("train", *DATA, *tiny, "--out", trained.paths[0].parent)
         assert ended.code == 2
         assert "pass --resume to continue it or choose another --out" in ended.err.splitlines()[-1]
@@ -165,7 +182,7 @@ class TestTrain:
     def test_options_out_of_range(self, cli: Cli, tmp_path: Path, option: str, value: str, message: str) -> None:
         options = {"--arch": "convnet", "--batch": "64", "--epochs": "1", "--data": "digits", "--subset": "300", option: value}
         ended = cli("train", *(text for pair in options.items() for text in pair), "--out", tmp_path / "run")
-        assert message in ended.usage() if ended.raw == b"" else False
+        assert message in ended.usage()
         assert not (tmp_path / "run" / "last.pt").exists()
 
 
@@ -278,7 +295,7 @@ class TestScore:
         assert len(ended.json) > 40
         for row in ended.json:
             assert row["value"] is not None, row
-            assert any(row["settings"].get(key) for key in ("error",)), row
+            assert row["settings"]["error"], row  # what kind of error the number has
         again = cli("score", good, "--data", "digits", "--subset", 150, *options)
         assert "0 of 7 cells to compute" in again.err
 
@@ -296,7 +313,8 @@ class TestScore:
         assert ended.code == 130
         assert ended.err.splitlines()[-1] == "ssa-analyze: interrupted; what was finished is kept"
         assert "Traceback" not in ended.err
-        assert Store("scores.db").frame()["value"].tolist() == [1.0, 2.0]
+        with Store("scores.db") as store:
+            assert sorted(store.frame()["value"]) == [1.0, 2.0]
         ended = cli("score", *trained.paths, *DATA, "--measures", "slow")
         assert "2 of 4 cells to compute" in ended.err
         assert ended.code == 0
@@ -307,11 +325,12 @@ class TestBounds:
         ended = cli("bounds", *trained.paths[:2], *DATA, "--store", store)
         violated = [line for line in ended.out.splitlines() if " violated" in line]
         assert ended.code == (1 if violated else 0)
-        assert bool(violated) == ("violated beyond the 95 % interval: R" in ended.err)
-        rows = [line.split() for line in ended.out.splitlines() if re.search(r" R[1268] ", line)]
+        assert bool(violated) == ("violated beyond the error: R" in ended.err)
+        rows = [line.split() for line in ended.out.splitlines() if re.search(r"\S+ +R[1268] ", line) and "bound R2" not in line]
         assert [(row[0], row[1]) for row in rows] == [(n, r) for n in ("simclr", "simclr-sam") for r in ("R1", "R2", "R6", "R8")]
         assert re.search(r"simclr: the bound R2 is \d\.\d+ nats, chance level 2\.30\d+: ", ended.out)
-        frame = Store(store, must_exist=True).frame()
+        with Store(store, must_exist=True) as opened:
+            frame = opened.frame()
         assert set(frame[frame["measure"] == "bounds"]["checkpoint"]) == {"simclr", "simclr-sam"}
 
     def test_json(self, cli: Cli, good: Path) -> None:
@@ -329,7 +348,7 @@ class TestBounds:
         ended = cli("bounds", good, *DATA)
         assert ended.code == code
         assert "1e-06" in ended.out  # small numbers are not rounded to 0.0000
-        assert ended.err == ("violated beyond the 95 % interval: R6 on simclr\n" if code else "")
+        assert ended.err == ("violated beyond the error: R6 on simclr\n" if code else "")
 
 
 class TestLink:
@@ -373,7 +392,7 @@ class TestReport:
         assert "Best downstream" in page
         assert "4 checkpoints scored on <strong>digits</strong>" in page
         assert Path("report/figures/score_scatter.png").stat().st_size > 1000
-        assert len(list(csv.reader(Path("report/tables/summary.csv").open()))) == 5
+        assert len(pd.read_csv("report/tables/summary.csv")) == 4
 
     def test_unknown_data(self, cli: Cli, scored: Any) -> None:
         ended = cli("report", scored.store, "--out", "report", "--data", "svhn")
@@ -401,9 +420,7 @@ class TestExport:
     def test_csv(self, cli: Cli, scored: Any) -> None:
         rows = list(csv.DictReader(io.StringIO(cli("export", scored.store).out)))
         values = {(row["checkpoint"], row["measure"], row["name"]): float(row["value"]) for row in rows}
-        expected = {
-            (Path(r["checkpoint"]).parent.name, r["measure"], r["name"]): r["value"] for r in scored.ended.json
-        }  # fmt: skip
+        expected = {(Path(r["checkpoint"]).parent.name, r["measure"], r["name"]): r["value"] for r in scored.ended.json}
         assert values == expected
 
     def test_json_is_that_of_score(self, cli: Cli, scored: Any) -> None:
@@ -485,7 +502,9 @@ class TestConfig:
         assert next(row for row in rows if row["name"] == "knn_accuracy")["settings"]["neighbours"] == 5
 
     def test_underscores_and_lists_for_train(self, cli: Cli) -> None:
-        path = self.write('[train]\ndata="digits"\nsubset=300\narch="convnet"\nwidth=4\nprojector=[8, 4]\nepochs=1\nbatch=64\nknn_every=0\n')
+        path = self.write(
+            '[train]\ndata="digits"\nsubset=300\narch="convnet"\nwidth=4\nprojector=[8, 4]\nepochs=1\nbatch=64\nknn_every=0\n'
+        )
         ended = cli("train", "--config", path, "--out", "run")
         assert ended.code == 0, ended.err
         settings = cli("inspect", "run/last.pt", "--json").json["training"]["settings"]
@@ -504,12 +523,12 @@ class TestConfig:
             ("[score.set]\ncurvature = 3", "[score.set] must be tables of settings, one for each measure"),
             ('[score]\nset = "curvature.top=3"', "[score.set] must be a list or tables of settings"),
             ('[score]\nsubset = "many"', "'many' is not a valid integer range"),
-            ('[score]\nsubset = 1', "x>=3"),
-            ('[score.set]\ncurvature = {tpo = 3}', "unknown setting of curvature 'tpo'; did you mean top?"),
+            ("[score]\nsubset = 1", "x>=3"),
+            ("[score.set]\ncurvature = {tpo = 3}", "unknown setting of curvature 'tpo'; did you mean top?"),
         ],
     )
     def test_files_that_are_wrong(self, cli: Cli, good: Path, text: str, message: str) -> None:
-        ended = cli("score", good, *(() if "data" in text or "subset" in text else DATA), "--config", self.write(text))
+        ended = cli("score", good, "--data", "digits", "--config", self.write(text))
         assert message in ended.usage()
 
     def test_a_file_that_is_not_there(self, cli: Cli, good: Path) -> None:
@@ -534,9 +553,7 @@ class TestTerminals:
             assert "\x1b" not in ended.out + ended.err
             assert "\r" not in ended.out + ended.err
 
-    def test_colour_is_dropped_where_no_color_is_set(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-        from ssa_analysis.cli.common import say
-
+    def test_colour_is_dropped_where_no_color_is_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Terminal(io.StringIO):
             def isatty(self) -> bool:
                 return True
@@ -552,7 +569,15 @@ class TestTerminals:
 
     @pytest.mark.parametrize(
         ("seconds", "text"),
-        [(0.0004, "0 ms"), (0.85, "850 ms"), (3.21, "3.2 s"), (59.0, "59.0 s"), (125, "2 min 05 s"), (3600, "1 h 00 min"), (4210, "1 h 10 min")],
+        [
+            (0.0004, "0 ms"),
+            (0.85, "850 ms"),
+            (3.21, "3.2 s"),
+            (59.0, "59.0 s"),
+            (125, "2 min 05 s"),
+            (3600, "1 h 00 min"),
+            (4210, "1 h 10 min"),
+        ],
     )
     def test_durations(self, seconds: float, text: str) -> None:
         assert duration(seconds) == text
@@ -578,7 +603,7 @@ class TestTerminals:
         monkeypatch.setattr(score_verb, "make_cells", interrupt)
         ended = cli("score", good, *DATA, *CHEAP)
         assert ended.code == 130
-        assert ended.err.split() == "ssa-analyze: interrupted; what was finished is kept".split()
+        assert ended.err.split() == ["ssa-analyze:", "interrupted;", "what", "was", "finished", "is", "kept"]
 
     def test_torch_and_torchvision_that_do_not_match(self, cli: Cli, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def mismatch(*_: Any) -> None:
@@ -589,4 +614,3 @@ class TestTerminals:
         assert ended.code == 1
         assert "not a matching pair" in ended.complaint()
         assert "pip install --upgrade torch torchvision" in ended.complaint()
-        assert torch.__version__

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from ssa_analysis.reports.html import write_report
 
 from ssa_analysis.checkpoints.loading import LoadReport
 from ssa_analysis.running.plan import Cell, CellResult
@@ -39,7 +40,7 @@ def scores_of(number: int) -> list[Score]:
         "alignment gap (R8)": -0.1,
     }
     shared = {"tau": 0.5, "beta": 510.0, "chance": 2.3}
-    scores = [
+    return [
         Score("downstream", "probe_accuracy", accuracy, "share", error, accuracy - 2 * error, accuracy + 2 * error),
         Score("downstream", "knn_accuracy", accuracy - 0.1, "share", error, accuracy - 0.11, accuracy - 0.09),
         Score("curvature", "lambda_max", eigenvalues[0], "nats", low=eigenvalues[0] - 0.01, high=eigenvalues[0] + 0.01),
@@ -66,7 +67,9 @@ def scores_of(number: int) -> list[Score]:
             )
             for name in ("marginal", "sum", "difference", "joint", "cross_moment")
         ),
-        Score.estimate("shift", "alignment_gap", 0.3 - 0.01 * i, 0.002, "cosine", arrays={"practical": practical, "ideal": ideal}),
+        Score.estimate(
+            "shift", "alignment_gap", 0.3 - 0.01 * i, 0.002, "cosine", arrays={"practical": practical, "ideal": ideal}
+        ),
         Score.estimate(
             "robustness", "mean_error", 0.5 - 0.03 * i, 0.004, "share",
             arrays={
@@ -87,7 +90,6 @@ def scores_of(number: int) -> list[Score]:
             arrays={"step": list(steps), "value": list(steps.values())},
         ),
     ]  # fmt: skip
-    return scores
 
 
 def table_of(checkpoints: dict[str, tuple[str, list[Score]]], data: str = "digits") -> pd.DataFrame:
@@ -150,6 +152,13 @@ def fill(store: Store, name: str, method: str, scores: list[Score], data: str = 
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store."""
+    with Store(tmp_path / "scores.db") as store:
+        yield store
+
+
+@pytest.fixture
 def fill_store() -> Callable[..., None]:
     return fill
 
@@ -168,13 +177,13 @@ def scores_for() -> Callable[[int], list[Score]]:
 
 
 @pytest.fixture(scope="session")
-def write_full_store() -> Callable[[Path], Store]:
-    """``write_full_store(path)``: a store with all scores of eight checkpoints."""
+def report_of_all() -> Callable[[Path], Path]:
+    """``report_of_all(folder)``: the page of a store with all scores of eight checkpoints."""
 
-    def write(path: Path) -> Store:
-        store = Store(path)
-        for number, (name, method) in enumerate(names_of().items()):
-            fill(store, name, method, scores_of(number))
-        return store
+    def write(folder: Path) -> Path:
+        with Store(folder / "scores.db") as store:
+            for number, (name, method) in enumerate(names_of().items()):
+                fill(store, name, method, scores_of(number))
+            return write_report(store, folder / "report")
 
     return write

@@ -87,7 +87,13 @@ def test_a_user_s_own_settings_do_not_reach_the_figures(name: str, frame: pd.Dat
     def look(figure: Figure) -> list[object]:
         axes = panels(figure)[0]
         widths = [line.get_linewidth() for line in axes.lines]
-        return [axes.get_facecolor(), axes.title.get_fontsize(), axes.xaxis.label.get_fontsize(), axes.spines["top"].get_visible(), widths]
+        return [
+            axes.get_facecolor(),
+            axes.title.get_fontsize(),
+            axes.xaxis.label.get_fontsize(),
+            axes.spines["top"].get_visible(),
+            widths,
+        ]
 
     plain = look(DRAWERS[name](frame))
     with mpl.rc_context({"axes.facecolor": "pink", "font.size": 30, "lines.linewidth": 9, "axes.titlesize": 40}):

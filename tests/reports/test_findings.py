@@ -52,7 +52,9 @@ def test_low_is_good_for_sharpness(make_table: Table) -> None:
 
 
 def test_a_wide_interval_behind_the_runner_up_is_not_overlooked(make_table: Table) -> None:
-    table = make_table(curvature__lambda_max={"a": (1.0, 0.9, 1.1), "b": (2.0, 1.9, 2.1), "c": (3.0, 0.5, 5.5), "d": (4.0, 1.0, 7.0)})
+    table = make_table(
+        curvature__lambda_max={"a": (1.0, 0.9, 1.1), "b": (2.0, 1.9, 2.1), "c": (3.0, 0.5, 5.5), "d": (4.0, 1.0, 7.0)}
+    )
     assert findings(table)[0].endswith("; not separable from c (3) and 1 more.")
 
 

@@ -63,10 +63,9 @@ def page_of(tmp_path: Path) -> Callable[[Store], Page]:
 
 
 @pytest.fixture(scope="module")
-def full_report(write_full_store: Callable[[Path], Store], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def full_report(report_of_all: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of eight checkpoints, written once for the module."""
-    folder = tmp_path_factory.mktemp("full")
-    return write_report(write_full_store(folder / "scores.db"), folder / "report")
+    return report_of_all(tmp_path_factory.mktemp("full"))
 
 
 def test_a_full_report_has_every_figure_and_table(full_report: Path) -> None:
@@ -132,18 +131,18 @@ def test_nothing_is_fetched_from_anywhere(full_report: Path) -> None:
 
 
 def test_two_reports_of_the_same_scores_are_the_same_bytes(
-    write_full_store: Callable[[Path], Store], full_report: Path, tmp_path: Path
+    report_of_all: Callable[[Path], Path], full_report: Path, tmp_path: Path
 ) -> None:
     """Another store with the same scores: only the times of writing differ."""
-    again = write_report(write_full_store(tmp_path / "other.db"), tmp_path / "again").parent
+    again = report_of_all(tmp_path).parent
     first = {p.relative_to(full_report.parent): p.read_bytes() for p in full_report.parent.rglob("*") if p.is_file()}
     second = {p.relative_to(again): p.read_bytes() for p in again.rglob("*") if p.is_file()}
     assert sorted(first) == sorted(second)
     assert [name for name in first if first[name] != second[name]] == []
 
 
-def test_an_empty_store(tmp_path: Path, page_of: Callable[[Store], Page]) -> None:
-    page = page_of(Store(tmp_path / "scores.db"))
+def test_an_empty_store(store: Store, tmp_path: Path, page_of: Callable[[Store], Page]) -> None:
+    page = page_of(store)
     assert "Nothing to report" in page.text
     assert "0 checkpoints" in page.text
     assert "failed" not in page.text
@@ -151,8 +150,9 @@ def test_an_empty_store(tmp_path: Path, page_of: Callable[[Store], Page]) -> Non
     assert list((tmp_path / "report" / "tables").iterdir()) == []
 
 
-def test_a_store_with_failures_only(tmp_path: Path, page_of: Callable[[Store], Page], fail_store: Callable[..., None]) -> None:
-    store = Store(tmp_path / "scores.db")
+def test_a_store_with_failures_only(
+    store: Store, tmp_path: Path, page_of: Callable[[Store], Page], fail_store: Callable[..., None]
+) -> None:
     fail_store(store, "a", "curvature", f"it broke: {HOSTILE}")
     page = page_of(store)
     assert "Nothing to report" in page.text
@@ -162,10 +162,9 @@ def test_a_store_with_failures_only(tmp_path: Path, page_of: Callable[[Store], P
 
 
 def test_failures_beside_scores(
-    tmp_path: Path, page_of: Callable[[Store], Page], fill_store: Callable[..., None], fail_store: Callable[..., None],
+    store: Store, page_of: Callable[[Store], Page], fill_store: Callable[..., None], fail_store: Callable[..., None],
     scores_for: Callable,
 ) -> None:  # fmt: skip
-    store = Store(tmp_path / "scores.db")
     fill_store(store, "good", "simclr", scores_for(0)[:2])
     fail_store(store, "bad", "downstream", "truncated")
     page = page_of(store)
@@ -176,9 +175,8 @@ def test_failures_beside_scores(
 
 
 def test_one_checkpoint(
-    tmp_path: Path, page_of: Callable[[Store], Page], fill_store: Callable[..., None], scores_for: Callable
+    store: Store, tmp_path: Path, page_of: Callable[[Store], Page], fill_store: Callable[..., None], scores_for: Callable
 ) -> None:
-    store = Store(tmp_path / "scores.db")
     fill_store(store, "only", "simclr", [s for s in scores_for(0) if s.measure in ("downstream", "curvature")])
     page = page_of(store)
     assert "1 checkpoint scored on" in page.text
@@ -188,9 +186,8 @@ def test_one_checkpoint(
 
 
 def test_four_checkpoints_with_nothing_but_accuracy(
-    tmp_path: Path, page_of: Callable[[Store], Page], fill_store: Callable[..., None], scores_for: Callable
+    store: Store, tmp_path: Path, page_of: Callable[[Store], Page], fill_store: Callable[..., None], scores_for: Callable
 ) -> None:
-    store = Store(tmp_path / "scores.db")
     for number in range(4):
         fill_store(store, f"c{number}", "simclr", scores_for(number)[:1])
     page = page_of(store)
@@ -199,9 +196,8 @@ def test_four_checkpoints_with_nothing_but_accuracy(
 
 
 def test_foreign_text_is_only_text(
-    tmp_path: Path, page_of: Callable[[Store], Page], fill_store: Callable[..., None], scores_for: Callable
+    store: Store, tmp_path: Path, page_of: Callable[[Store], Page], fill_store: Callable[..., None], scores_for: Callable
 ) -> None:
-    store = Store(tmp_path / "scores.db")
     name = HOSTILE.replace("/", "|")  # a folder's name cannot hold a slash
     fill_store(store, name, HOSTILE, scores_for(0)[:3], data=HOSTILE)
     page = page_of(store)
@@ -212,8 +208,9 @@ def test_foreign_text_is_only_text(
     assert "<script>document" not in (tmp_path / "report" / "index.html").read_text()
 
 
-def test_several_data_sets_need_a_choice(tmp_path: Path, fill_store: Callable[..., None], scores_for: Callable) -> None:
-    store = Store(tmp_path / "scores.db")
+def test_several_data_sets_need_a_choice(
+    store: Store, tmp_path: Path, fill_store: Callable[..., None], scores_for: Callable
+) -> None:
     fill_store(store, "a", "simclr", scores_for(0)[:1], data="digits")
     fill_store(store, "a", "simclr", scores_for(1)[:1], data="svhn")
     with pytest.raises(DataError, match=r"several data sets \(digits, svhn\); name one with --data"):
@@ -225,14 +222,13 @@ def test_several_data_sets_need_a_choice(tmp_path: Path, fill_store: Callable[..
     assert page.tables["table-summary"][1][2] == "0.7200 ± 0.0050"
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made(store: Store, tmp_path: Path) -> None:
     (tmp_path / "report").write_text("a file stands here")
     with pytest.raises(OutputError, match=r"report: cannot write there .*; choose another folder"):
-        write_report(Store(tmp_path / "scores.db"), tmp_path / "report")
+        write_report(store, tmp_path / "report")
 
 
-def test_the_steps_are_told(tmp_path: Path) -> None:
+def test_the_steps_are_told(store: Store, tmp_path: Path) -> None:
     steps: list[str] = []
-    empty = Store(tmp_path / "empty.db")
-    write_report(empty, tmp_path / "report", on_step=steps.append)
+    write_report(store, tmp_path / "report", on_step=steps.append)
     assert steps == [*(entry.title for entry in FIGURES), "tables"]

@@ -24,7 +24,9 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def plan(files: list[Path], data: Data, measures: tuple[str, ...] = ("downstream",), seed: int = 0, shared=None, **overrides) -> list[Cell]:
+def plan(
+    files: list[Path], data: Data, measures: tuple[str, ...] = ("downstream",), seed: int = 0, shared=None, **overrides
+) -> list[Cell]:
     return make_cells(files, data, measures, seed, shared or {}, overrides)
 
 
@@ -55,9 +57,9 @@ def test_overrides_win_over_shared_settings_and_the_seed(files: list[Path], digi
 
 
 def test_text_from_the_command_line_becomes_the_type_of_the_default(files: list[Path], digits: Data) -> None:
-    settings = plan(files, digits, ("curvature",), curvature={"top": "3", "tolerance": "1e-2", "tau": "none", "backend": "pyhessian"})[
-        0
-    ].settings
+    settings = plan(
+        files, digits, ("curvature",), curvature={"top": "3", "tolerance": "1e-2", "tau": "none", "backend": "pyhessian"}
+    )[0].settings
     assert [settings[k] for k in ("top", "tolerance", "tau", "backend")] == [3, 0.01, None, "pyhessian"]
     assert type(settings["top"]) is int
 
@@ -84,13 +86,11 @@ def test_what_is_wrong_with_names_and_settings(
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, digits: Data) -> None:
-    with pytest.raises(CheckpointError, match="gone.pt: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"gone\.pt: cannot be read"):
         plan([tmp_path / "gone.pt"], digits)
 
 
-def test_a_raised_revision_of_a_measure_is_another_cell(
-    files: list[Path], digits: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_raised_revision_of_a_measure_is_another_cell(files: list[Path], digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan(files, digits)[0]
     monkeypatch.setitem(MEASURES._entries, "downstream", replace(MEASURES.get("downstream"), revision=99))
     after = plan(files, digits)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,9 @@ def checkpoints(tiny_checkpoint: Path, tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "scores.db")
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "scores.db") as store:
+        yield store
 
 
 def cells_of(paths: list[Path], *measures: str, **overrides: dict[str, Any]) -> list[Cell]:

@@ -6,7 +6,7 @@ import json
 import math
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +29,9 @@ AWKWARD = (0.1 + 0.2, 1 / 3, -2.2250738585072014e-308, 1.7976931348623157e308, 5
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "scores.db")
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "scores.db") as store:
+        yield store
 
 
 def bits(value: float) -> bytes:
@@ -46,7 +47,9 @@ def one_line(error: pytest.ExceptionInfo[StoreError]) -> str:
 
 def report_of(cell: Cell, method: str = "simclr") -> LoadReport:
     training = {"settings": {"method": method}, "epoch": 7}
-    return LoadReport(cell.path, cell.sha256, "ssa-analyze", "convnet, width 4", 20, 1740, True, {"optimizer": "state"}, ["a"], training)
+    return LoadReport(
+        cell.path, cell.sha256, "ssa-analyze", "convnet, width 4", 20, 1740, True, {"optimizer": "state"}, ["a"], training
+    )
 
 
 def test_scores_come_back_to_the_bit(store: Store, cell: Make) -> None:
@@ -113,7 +116,9 @@ def test_a_stored_cell_is_known_after_reopening(tmp_path: Path, cell: Make, resu
     ],
     ids=lambda change: "-".join(change),
 )
-def test_whatever_decides_a_number_makes_another_cell(store: Store, cell: Make, result: Result, change: dict[str, object]) -> None:
+def test_whatever_decides_a_number_makes_another_cell(
+    store: Store, cell: Make, result: Result, change: dict[str, object]
+) -> None:
     store.write(result(cell(), 1.0))
     other = cell(**change)
     assert other.key != cell().key
@@ -240,7 +245,9 @@ def test_short_names(paths: list[str], names: list[str]) -> None:
 def test_foreign_text_is_only_text(store: Store, cell: Make) -> None:
     hostile = "x'); DROP TABLE scores; --\"\\ ü\t<b>%s{0}"
     odd = cell(path=f"runs/{hostile}/last.pt", measure=hostile, data_name=hostile)
-    store.write(CellResult(odd, [Score(hostile, hostile, 1.0, hostile, settings={hostile: hostile}, arrays={hostile: [hostile]})]))
+    store.write(
+        CellResult(odd, [Score(hostile, hostile, 1.0, hostile, settings={hostile: hostile}, arrays={hostile: [hostile]})])
+    )
     store.write(CellResult(cell(sha256="bb" * 32), error=hostile))
     row = store.frame(hostile).iloc[0]
     assert [row[c] for c in ("checkpoint", "measure", "name", "unit", "data")] == [hostile] * 5
@@ -267,7 +274,8 @@ def test_two_stores_on_one_file_do_not_lose_a_cell(tmp_path: Path, cell: Make, r
     for thread in threads:
         thread.join()
     assert problems == []
-    frame = Store(path).frame().set_index("measure")
+    with Store(path) as store:
+        frame = store.frame().set_index("measure")
     assert {name: frame.loc[name, "value"] for name in frame.index} == {
         f"m{w}-{n}": w + n / 100 for w in range(2) for n in range(each)
     }
@@ -318,7 +326,8 @@ class TestBadFiles:
         assert "an empty database, not a store" in one_line(error)
         with Store(path) as store:  # for writing, an empty file is as good as none
             store.write(result(cell(), 1.0))
-        assert Store(path, must_exist=True).has(cell())
+        with Store(path, must_exist=True) as store:
+            assert store.has(cell())
 
     def test_another_program_s_database(self, tmp_path: Path) -> None:
         path = tmp_path / "places.sqlite"
@@ -349,8 +358,8 @@ class TestBadFiles:
         content = bytearray(path.read_bytes())
         content[4096:] = b"\xff" * (len(content) - 4096)
         path.write_bytes(content)
-        with pytest.raises(StoreError) as error:
-            Store(path, must_exist=True).frame()
+        with Store(path, must_exist=True) as store, pytest.raises(StoreError) as error:
+            store.frame()
         assert "damaged" in one_line(error)
 
     def test_read_only_is_found_out_when_opened_for_writing(
