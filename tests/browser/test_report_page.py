@@ -23,6 +23,7 @@ OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--virtual-time-budget=3000", "--enable-logging=stderr",
 )  # fmt: skip
+VALUES = (10.0, 9.0, 2.0)  # as text they stand in another order than as numbers
 CANARY = '<script>document.title="pwned"</script><img src=x onerror=\'document.title="pwned"\'>'
 
 
@@ -54,7 +55,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Store(folder / "scores.db") as store:
         for number, name in enumerate(["b", "a", CANARY.replace("/", "|")]):
             cell = Cell(f"runs/{name}/last.pt", f"{number}" * 64, "downstream", {"seed": 0}, "digits", "f" * 16, "0.1.0/1")
-            accuracy = Score("downstream", "probe_accuracy", 0.9 - 0.1 * number, "share", 0.01, 0.8 - 0.1 * number, 0.99)
+            accuracy = Score("downstream", "probe_accuracy", VALUES[number], "share")
             store.write(CellResult(cell, [accuracy]))
         failed = Cell("runs/b/last.pt", "0" * 64, "shift", {"seed": 0}, "digits", "f" * 16, "0.1.0/1")
         store.write(CellResult(failed, error=CANARY))
@@ -104,13 +105,8 @@ def test_a_click_sorts(page: Path, tmp_path: Path) -> None:
     </script></body>"""
     copy = tmp_path / "clicks.html"
     copy.write_text(page.read_text().replace("</body>", clicks))
-    # the values of <script...>, a, b are 0.7, 0.8, 0.9
-    assert open_page(copy).title.split("; ") == [
-        "0.7 0.8 0.9 ascending",
-        "0.9 0.8 0.7 descending",
-        "0.7 0.8 0.9 ascending",
-        "0.9 0.8 0.7 descending",
-    ]
+    # <script...>, a, b have the values 2, 9, 10
+    assert open_page(copy).title.split("; ") == ["2 9 10 ascending", "10 9 2 descending"] * 2
 
 
 def test_the_browser_would_have_run_the_canary(tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here: that needs root")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)  # lazy: a traceback of a failed test may hold a file open
 
 
 def fill(folder: Path) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ssa_analysis.cli.demo_verb as demo_verb
+from ssa_analysis.reports import html
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.errors import MeasureError
+from ssa_analysis.measures import MEASURES
 from ssa_analysis.running.plan import default_measures
 from ssa_analysis.running.store import Store
 
+pytestmark = pytest.mark.slow
 METHODS = ["simclr", "simclr-fourier", "simclr-sam", "ssa-clr"]
 SMALL = {
     "curvature": {"pairs": 32, "batch": 32, "top": 1, "max_products": 12, "trace_probes": 3, "density_probes": 2},
@@ -48,10 +51,8 @@ def demo(cli: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> D
         patch.setattr(demo_verb, "OVERRIDES", SMALL)
         command = ("demo", "--out", folder, "--epochs", 1, "--seeds", 1, "--workers", 1)
         first, written = cli(*command), times(folder)
+        patch.setattr(html, "FIGURES", ())  # drawn once is enough
         return Demo(folder, first, written, cli(*command), times(folder))
-
-
-pytestmark = pytest.mark.slow
 
 
 def test_it_leaves_what_the_documents_promise(demo: Demo) -> None:
@@ -99,13 +100,11 @@ def test_a_cell_that_fails_does_not_stop_it(
     demo: Demo, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Another setting makes the cells of one measure new; that measure now breaks."""
-    from dataclasses import replace
-
-    from ssa_analysis.measures import MEASURES
 
     def breaks(*_: Any) -> None:
         raise MeasureError("nothing to be said")
 
+    monkeypatch.setattr(html, "FIGURES", ())
     monkeypatch.setattr(demo_verb, "OVERRIDES", {**SMALL, "shift": {"permutations": 7}})
     monkeypatch.setitem(MEASURES._entries, "shift", replace(MEASURES.get("shift"), function=breaks))
     ended = cli("demo", "--out", demo.folder, "--epochs", 1, "--seeds", 1, "--workers", 1)
