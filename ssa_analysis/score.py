@@ -5,7 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
+
+
+class Interval(Protocol):
+    """An estimate with a standard error and a 95 % interval, such as ``numerics.resampling.Interval``."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def stderr(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
 
 JSON_FIELDS = (
     "checkpoint", "measure", "name", "value", "stderr", "low", "high", "unit", "converged", "settings", "seconds",
@@ -50,6 +64,11 @@ class Score:
     def estimate(cls, measure: str, name: str, value: float, stderr: float, unit: str = "", **rest: Any) -> Score:
         """A score with a standard error and the normal 95 % interval that follows from it."""
         return cls(measure, name, value, unit, stderr, value - 1.96 * stderr, value + 1.96 * stderr, **rest)
+
+    @classmethod
+    def of_interval(cls, measure: str, name: str, interval: Interval, unit: str = "", **rest: Any) -> Score:
+        """A score from an estimate that has its own interval (Student's, for few draws)."""
+        return cls(measure, name, interval.value, unit, interval.stderr, interval.low, interval.high, **rest)
 
     def to_json(self) -> dict[str, Any]:
         """The documented JSON object (keys: ``JSON_FIELDS``); NaN and infinity become null."""

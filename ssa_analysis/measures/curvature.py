@@ -1,11 +1,11 @@
-"""Hessian of the contrastive loss: largest eigenvalues, trace, spectral density."""
+"""Curvature of the contrastive loss: eigenvalues, trace, norms and spectral density of its Hessian or Gauss-Newton."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import SettingsError
@@ -13,11 +13,9 @@ from ssa_analysis.measures.base import measure
 from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator
 from ssa_analysis.measures.pyhessian_backend import pyhessian_spectrum
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.numerics.density import spectral_density
-from ssa_analysis.numerics.hessian import HessianOperator
-from ssa_analysis.numerics.lanczos import top_eigenpairs
+from ssa_analysis.numerics.lanczos import Eigenpairs
 from ssa_analysis.numerics.seeding import derive_seed
-from ssa_analysis.numerics.trace import hutchinson_trace
+from ssa_analysis.numerics.spectrum import Spectrum, analyse_spectrum
 from ssa_analysis.score import Score
 
 BACKENDS = ("lanczos", "pyhessian")
@@ -28,97 +26,98 @@ class CurvatureSettings(FixedLossSettings):
     """Settings of the curvature.
 
     Attributes:
-        top: number of eigenvalues. tolerance: relative residual of each.
-        max_products: Hessian-vector products spent on the eigenvalues at most.
+        top: number of eigenvalues. tolerance: relative error estimate of each.
+        bottom: number of most negative eigenvalues that must converge too; the most negative one is reported anyway.
+        max_products: products spent on the eigenvalues at most. max_vectors: basis vectors held in memory.
         trace_tolerance: relative standard error of the trace. trace_probes: at most.
         density_probes, density_steps: of the Lanczos quadrature.
-        backend: ``lanczos`` (ours) or ``pyhessian``.
+        kind: ``hessian`` or ``gauss-newton``. backend: ``lanczos`` (ours) or ``pyhessian``.
     """
 
     top: int = 5
+    bottom: int = 0
     tolerance: float = 1e-3
-    max_products: int = 60
-    trace_tolerance: float = 0.05
+    max_products: int = 100
+    max_vectors: int = 60
+    trace_tolerance: float = 0.02
     trace_probes: int = 32
     density_probes: int = 3
-    density_steps: int = 16
+    density_steps: int = 12
+    kind: str = "hessian"
     backend: str = "lanczos"
 
 
-@measure("curvature", "Hessian eigenvalues, trace and spectral density of the contrastive loss", CurvatureSettings)
+@measure(
+    "curvature", "Hessian eigenvalues, trace, norms and spectral density of the contrastive loss", CurvatureSettings, revision=2
+)
 def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list[Score]:
-    """Scores ``lambda_1 .. lambda_k`` and ``lambda_max`` (the same as ``lambda_1``), ``trace``, ``negative_mass``.
+    """Scores ``lambda_max``, ``lambda_1 .. lambda_k``, ``lambda_min``, ``trace``, ``frobenius``, two shares.
 
-    All in units of loss (nats) per squared weight, except ``negative_mass``, a share of the eigenvalues. Eigenvalues
-    carry a residual bound, the trace and the mass a standard error. See :mod:`ssa_analysis.measures.fixed_loss` for
+    The two are ``effective_rank``, the participation ratio ``(tr H)^2 / |H|_F^2``, and ``negative_mass``, the sum of the
+    negative eigenvalues' magnitudes over that of all. Eigenvalues, trace and norm are in nats (loss per squared weight).
+    Eigenvalues carry a residual bound, the others a standard error. See :mod:`ssa_analysis.measures.fixed_loss` for
     the loss.
     """
     if settings.backend not in BACKENDS:
         raise SettingsError(f"unknown backend {settings.backend!r}; known: {', '.join(BACKENDS)}")
-    operator = fixed_operator(encoder, data, settings)
+    if settings.backend == "pyhessian" and settings.kind != "hessian":
+        raise SettingsError("the backend pyhessian has the Hessian only, not the Gauss-Newton operator")
+    operator = fixed_operator(encoder, data, settings, settings.kind)
     if settings.backend == "pyhessian":
         return pyhessian_spectrum(encoder, operator, settings.top, settings.seed)
-    seed = derive_seed(settings.seed, "krylov")
-    pairs = top_eigenpairs(
+    spectrum = analyse_spectrum(
         operator.matvec,
         operator.size,
-        settings.top,
+        top=settings.top,
+        bottom=settings.bottom,
         tolerance=settings.tolerance,
         max_products=settings.max_products,
-        seed=seed,
+        max_vectors=settings.max_vectors,
+        trace_tolerance=settings.trace_tolerance,
+        trace_probes=settings.trace_probes,
+        density_probes=settings.density_probes,
+        density_steps=settings.density_steps,
+        seed=derive_seed(settings.seed, "krylov") % 2**60,
         device=operator.device,
+        dtype=operator.dtype,
     )
-    scores = [
-        _eigenvalue(f"lambda_{i + 1}", float(value), float(residual), bool(converged), pairs.products)
-        for i, (value, residual, converged) in enumerate(zip(pairs.values, pairs.residuals, pairs.converged, strict=True))
-    ]
-    first = scores[0]
-    scores.insert(0, _eigenvalue("lambda_max", first.value, float(pairs.residuals[0]), first.converged, pairs.products))
-    return [*scores, *_trace_and_density(operator, settings, pairs.vectors, pairs.values, seed)]
+    return spectrum_scores(spectrum, {"kind": settings.kind, "graphs": operator.plan})
 
 
-def _eigenvalue(name: str, value: float, residual: float, converged: bool, products: int) -> Score:
+def _eigenvalue(name: str, pairs: Eigenpairs, i: int, about: dict[str, Any]) -> Score:
+    value, residual = float(pairs.values[i]), float(pairs.residuals[i])
+    settings = {**about, "error": "residual", "error_estimate": float(pairs.errors[i])}
     return Score(
-        "curvature",
-        name,
-        value,
-        "nats",
-        low=value - residual,
-        high=value + residual,
-        converged=converged,
-        settings={"error": "residual", "products": products},
-    )
+        "curvature", name, value, "nats", None, value - residual, value + residual, bool(pairs.converged[i]), settings
+    )  # fmt: skip
 
 
-def _trace_and_density(
-    operator: HessianOperator, settings: CurvatureSettings, vectors: Tensor, values: np.ndarray, seed: int
-) -> list[Score]:
-    trace = hutchinson_trace(
-        operator.matvec,
-        operator.size,
-        known_vectors=vectors,
-        known_values=values,
-        tolerance=settings.trace_tolerance,
-        max_probes=settings.trace_probes,
-        seed=seed,
-        device=operator.device,
-    )
-    density = spectral_density(
-        operator.matvec,
-        operator.size,
-        probes=settings.density_probes,
-        steps=settings.density_steps,
-        seed=seed,
-        device=operator.device,
-    )
-    arrays = {"eigenvalue": density.grid.tolist(), "density": density.density.tolist(), "stderr": density.stderr.tolist()}
+def spectrum_scores(spectrum: Spectrum, about: dict[str, Any]) -> list[Score]:
+    """The scores of a spectrum."""
+    products = spectrum.products
+    eigen = {**about, "products": products["eigenvalues"]}
+    scores = [_eigenvalue("lambda_max", spectrum.largest, 0, eigen)]
+    scores += [_eigenvalue(f"lambda_{i + 1}", spectrum.largest, i, eigen) for i in range(len(spectrum.largest.values))]
+    scores.append(_eigenvalue("lambda_min", spectrum.smallest, 0, eigen))
+    probed = {**about, "error": "standard error", "products": products["trace"]}
+    square = spectrum.squared_frobenius
+    norm = float(np.sqrt(max(square.value, 0.0)))
+    # first order: d sqrt(s) = ds / (2 sqrt(s)), d(t^2/s) = 2 t dt / s - t^2 ds / s^2, the two errors taken as independent
+    norm_error = square.stderr / (2 * norm) if norm else 0.0
+    rank = spectrum.effective_rank
+    trace_share = spectrum.trace.stderr / max(abs(spectrum.trace.value), 1e-300)
+    relative = np.hypot(2 * trace_share, square.stderr / max(square.value, 1e-300))
+    density = spectrum.density
+    arrays = {
+        "eigenvalue": density.grid.tolist(),
+        "density": density.density.tolist(),
+        "stderr": [None if np.isnan(e) else float(e) for e in density.stderr],
+    }
+    quadrature = {**probed, "over": "probes; the quadrature has a bias of its own", "products": products["density"]}
     return [
-        Score.estimate(
-            "curvature", "trace", trace.value, trace.stderr, "nats",
-            converged=trace.converged, settings={"error": "standard error", "products": trace.products},
-        ),
-        Score.estimate(
-            "curvature", "negative_mass", density.negative_mass, density.negative_mass_stderr, "share",
-            settings={"error": "standard error", "products": density.products}, arrays=arrays,
-        ),
-    ]  # fmt: skip
+        *scores,
+        Score.of_interval("curvature", "trace", spectrum.trace, "nats", converged=spectrum.trace_converged, settings=probed),
+        Score.estimate("curvature", "frobenius", norm, norm_error, "nats", settings=probed),
+        Score.estimate("curvature", "effective_rank", rank, float(rank * relative), "dimensions", settings=probed),
+        Score.of_interval("curvature", "negative_mass", spectrum.negative_mass, "share", settings=quadrature, arrays=arrays),
+    ]

@@ -8,7 +8,6 @@ statistics. All of it is a deterministic function of the weights, which two pass
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,16 +18,22 @@ from ssa_analysis.data.pairs import PairBatch, fixed_batches
 from ssa_analysis.errors import MeasureError
 from ssa_analysis.measures.base import MeasureSettings, loss_parameters, make_views, split_features
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.numerics.contrastive import nt_xent
-from ssa_analysis.numerics.hessian import HessianOperator
+from ssa_analysis.numerics.contrastive import check_temperature, nt_xent_from_similarities
+from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, Loss
 
 
 @dataclass(frozen=True)
 class FixedLossSettings(MeasureSettings):
-    """Settings of the fixed batches: how many pairs, and how many in a batch (fewer where the split is smaller)."""
+    """Settings of the fixed batches.
+
+    Attributes:
+        pairs: how many in all. batch: how many at a time (fewer where the split is smaller).
+        memory: GiB that graphs may take; the numbers do not depend on it, the time does.
+    """
 
     pairs: int = 256
     batch: int = 256
+    memory: float = 2.0
 
 
 def fixed_pairs(encoder: Encoder, data: Data, settings: FixedLossSettings) -> list[PairBatch]:
@@ -40,7 +45,16 @@ def fixed_pairs(encoder: Encoder, data: Data, settings: FixedLossSettings) -> li
     return fixed_batches(data, "held-out", views, settings.pairs, batch, settings.seed, features)
 
 
-def fixed_operator(encoder: Encoder, data: Data, settings: FixedLossSettings) -> HessianOperator:
+def contrastive_loss(pairs: int, tau: float, beta: float | None) -> Loss:
+    """Mean NT-Xent of ``2 * pairs`` rows, the second half the positives of the first; logits are the similarities."""
+
+    def scalar(similarities: Tensor) -> Tensor:
+        return nt_xent_from_similarities(similarities, beta).mean()
+
+    return Loss(lambda z: z @ z.T / tau, scalar)
+
+
+def fixed_operator(encoder: Encoder, data: Data, settings: FixedLossSettings, kind: str = "hessian") -> CurvatureOperator:
     """The operator of that loss over all weights of backbone and projector, after the determinism check.
 
     Raises:
@@ -50,18 +64,12 @@ def fixed_operator(encoder: Encoder, data: Data, settings: FixedLossSettings) ->
         raise MeasureError("this checkpoint has no projector: the contrastive loss needs one")
     encoder.eval()
     tau, beta = loss_parameters(encoder, settings)
-    device = encoder.device
-
-    def loss_of(batch: PairBatch) -> Callable[[], Tensor]:
-        views = torch.cat([batch.first, batch.second]).to(device)
-
-        def loss() -> Tensor:
-            z = encoder.embed(views)
-            return nt_xent(z[: len(batch.first)], z[len(batch.first) :], tau, beta).mean()
-
-        return loss
-
+    check_temperature(tau, beta)
+    batches = [
+        Batch(torch.cat([b.first, b.second]).to(encoder.device), contrastive_loss(len(b.first), tau, beta))
+        for b in fixed_pairs(encoder, data, settings)
+    ]
     parameters = [p for p in encoder.parameters() if p.requires_grad]
-    operator = HessianOperator([loss_of(b) for b in fixed_pairs(encoder, data, settings)], parameters)
+    operator = CurvatureOperator(encoder.embed, batches, parameters, kind=kind, memory=settings.memory * 2**30)
     operator.check_determinism()
     return operator

@@ -12,7 +12,7 @@ from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.base import measure
 from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.numerics.hessian import HessianOperator, flatten, perturbed
+from ssa_analysis.numerics.hessian import CurvatureOperator, flatten, perturbed
 from ssa_analysis.numerics.lanczos import random_vector
 from ssa_analysis.numerics.resampling import mean_interval
 from ssa_analysis.numerics.seeding import derive_seed
@@ -50,7 +50,7 @@ ADAPTIVE_OFFSET = 0.01  # eta of Kwon et al. 2021: keeps weights at zero movable
 
 
 def worst_case_rise(
-    operator: HessianOperator, scale: Tensor, radius: float, steps: int, restarts: int, seed: int
+    operator: CurvatureOperator, scale: Tensor, radius: float, steps: int, restarts: int, seed: int
 ) -> tuple[float, bool]:
     """Largest rise of the loss found with ``|eps / scale| <= radius``.
 
@@ -84,7 +84,7 @@ def worst_case_rise(
     return best, settled
 
 
-def average_case_rises(operator: HessianOperator, scale: Tensor, draws: int, seed: int) -> Tensor:
+def average_case_rises(operator: CurvatureOperator, scale: Tensor, draws: int, seed: int) -> Tensor:
     """``(draws,)`` rises of the loss under noise ``scale * N(0, 1)``.
 
     Each draw is the mean over ``+eps`` and ``-eps``, which takes the gradient's first-order part out exactly.

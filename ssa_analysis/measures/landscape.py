@@ -13,7 +13,7 @@ from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.base import measure
 from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.numerics.hessian import HessianOperator, perturbed
+from ssa_analysis.numerics.hessian import CurvatureOperator, perturbed
 from ssa_analysis.numerics.resampling import mean_interval
 from ssa_analysis.numerics.seeding import generator
 from ssa_analysis.score import Score
@@ -63,7 +63,7 @@ def filter_normalised_direction(parameters: list[Tensor], seed: int, number: int
     return torch.cat(pieces)
 
 
-def slice_losses(operator: HessianOperator, offsets: list[Tensor]) -> np.ndarray:
+def slice_losses(operator: CurvatureOperator, offsets: list[Tensor]) -> np.ndarray:
     """Loss at each offset from the weights."""
     losses = []
     for offset in offsets:

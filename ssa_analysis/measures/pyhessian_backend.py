@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.numerics.hessian import HessianOperator
+from ssa_analysis.numerics.hessian import Batch, CurvatureOperator
 from ssa_analysis.numerics.seeding import seeded
 from ssa_analysis.score import Score
 
@@ -21,18 +20,19 @@ TOLERANCE = 1e-3
 class _BatchAsInput(nn.Module):
     """PyHessian calls ``criterion(model(inputs), targets)``; here the input is the number of a fixed batch.
 
-    The loss of that batch is computed inside, by the very closures that our own operator uses.
+    The loss of that batch is computed inside, by the very loss that our own operator uses.
     """
 
-    def __init__(self, encoder: Encoder, losses: list[Callable[[], Tensor]]) -> None:
+    def __init__(self, encoder: Encoder, batches: list[Batch]) -> None:
         super().__init__()
-        self.encoder, self._losses = encoder, losses
+        self.encoder, self._batches = encoder, batches
 
     def forward(self, number: Tensor) -> Tensor:
-        return self._losses[int(number)]()
+        batch = self._batches[int(number)]
+        return batch.loss(self.encoder.embed(batch.inputs))
 
 
-def pyhessian_spectrum(encoder: Encoder, operator: HessianOperator, top: int, seed: int) -> list[Score]:
+def pyhessian_spectrum(encoder: Encoder, operator: CurvatureOperator, top: int, seed: int) -> list[Score]:
     """``lambda_1 .. lambda_k``, ``lambda_max`` and ``trace`` by PyHessian's power iteration and Hutchinson estimator.
 
     Its power iteration returns no residual, so one product with our operator gives each eigenvalue its own. It finds
@@ -41,8 +41,8 @@ def pyhessian_spectrum(encoder: Encoder, operator: HessianOperator, top: int, se
     """
     import pyhessian
 
-    batches = [(torch.tensor([i]), torch.zeros(1)) for i in range(len(operator.batch_losses))]
-    model = _BatchAsInput(encoder, operator.batch_losses)
+    batches = [(torch.tensor([i]), torch.zeros(1)) for i in range(len(operator.batches))]
+    model = _BatchAsInput(encoder, operator.batches)
     with warnings.catch_warnings(), seeded(seed, "pyhessian", device=operator.device):
         warnings.simplefilter("ignore")  # its use of backward(create_graph=True) makes torch warn of a cycle
         hessian = pyhessian.hessian(model, lambda loss, _target: loss, dataloader=batches, cuda=operator.device.type == "cuda")

@@ -78,22 +78,32 @@ def nt_xent(
         SettingsError: m < 2, or K outside 1..2m-2.
     """
     check_temperature(tau, beta)
-    pairs = z.shape[0]
+    rows = torch.cat([z, z_plus])
+    return nt_xent_from_similarities(rows @ rows.T / tau, beta, negatives, generator)
+
+
+def nt_xent_from_similarities(
+    similarity: Tensor,
+    beta: float | None = None,
+    negatives: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """NT-Xent from the ``(2m, 2m)`` similarities divided by the temperature; convex in them. See :func:`nt_xent`."""
+    pairs = similarity.shape[0] // 2
     available = 2 * pairs - 2
     if pairs < 2:
         raise SettingsError("NT-Xent needs at least two pairs in a batch: with one there are no negatives")
     count = available if negatives is None else negatives
     if not 1 <= count <= available:
         raise SettingsError(f"a batch of {pairs} pairs has 1 to {available} negatives an anchor, asked for {count}")
-    rows = torch.cat([z, z_plus])
-    similarity = rows @ rows.T / tau
-    positive = (z * z_plus).sum(1).repeat(2) / tau
-    index = torch.arange(2 * pairs, device=z.device)
+    index = torch.arange(2 * pairs, device=similarity.device)
+    partner = (index + pairs) % (2 * pairs)
+    positive = similarity[index, partner]
     excluded = torch.zeros_like(similarity, dtype=torch.bool)
     excluded[index, index] = True
-    excluded[index, (index + pairs) % (2 * pairs)] = True
+    excluded[index, partner] = True
     if count < available:
-        order = torch.rand(similarity.shape, generator=generator, device=z.device).masked_fill(excluded, 2.0)
+        order = torch.rand(similarity.shape, generator=generator, device=similarity.device).masked_fill(excluded, 2.0)
         chosen = order.topk(count, dim=1, largest=False).indices
         excluded = torch.ones_like(excluded).scatter_(1, chosen, False)
     log_sum = torch.logsumexp(similarity.masked_fill(excluded, -torch.inf), dim=1)

@@ -1,21 +1,36 @@
-"""Matrix-free Hessian of a loss over a fixed set of batches.
+"""Matrix-free Hessian and Gauss-Newton operators of a loss over a fixed set of batches.
 
-The Hessian of a contrastive loss depends on the negatives, so the operator is defined for *fixed* batches: a list
-of closures, each the loss of one batch whose views and negatives never change. The operator is the Hessian of
-their mean. Products are exact (double backward; Pearlmutter 1994), in the precision of the parameters.
+The Hessian of a contrastive loss depends on the negatives, so the operator is defined for *fixed* batches: inputs whose
+views and negatives never change. The operator is that of the mean of their losses. Products are exact.
+
+A batch has two stages: a network, which treats its inputs one by one (BatchNorm in evaluation mode), and a loss of all
+its outputs together. That makes chunking exact although the loss couples the batch. With outputs ``Z``, ``G`` the
+gradient of the loss at Z and ``J`` the Jacobian of Z,
+
+    H v = J^T (d2L/dZ2) J v + d/dw <J^T G, v>   with G held fixed,
+
+and each term is a sum over chunks. One double backward through ``<J^T G, v>`` gives both ``J v`` (the derivative with
+respect to G) and the second term.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ssa_analysis.errors import MeasureError
+from ssa_analysis.errors import MeasureError, SettingsError
+from ssa_analysis.registry import unknown_name
 
-BatchLoss = Callable[[], Tensor]
+Network = Callable[[Tensor], Tensor]
+KINDS = ("hessian", "gauss-newton")
+DEFAULT_MEMORY = 2 * 2**30  # bytes
+PROBE_INPUTS = 8  # the memory of a graph is measured on this many inputs
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
@@ -44,66 +59,241 @@ def perturbed(parameters: Sequence[Tensor], offset: Tensor) -> Iterator[None]:
                 p.copy_(old)
 
 
-class HessianOperator:
-    """Hessian of the mean of ``batch_losses`` with respect to ``parameters``.
+@dataclass(frozen=True)
+class Loss:
+    """The second stage: outputs ``(k, d)`` -> logits -> scalar.
+
+    ``scalar`` must be convex in the logits: the Gauss-Newton operator, ``J_s^T (d2L/ds2) J_s`` with s the logits, is
+    then positive semi-definite. For a contrastive loss the logits are the similarities.
+    """
+
+    logits: Callable[[Tensor], Tensor]
+    scalar: Callable[[Tensor], Tensor]
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """The loss of a batch's outputs."""
+        return self.scalar(self.logits(outputs))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A fixed batch: ``inputs (k, ...)`` of the network and the loss of its outputs."""
+
+    inputs: Tensor
+    loss: Loss
+
+
+class _SavedBytes:
+    """Counts the memory that autograd keeps for a graph: storages saved for backward, each once."""
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        self._seen = {t.untyped_storage().data_ptr() for t in known}
+        self.total = 0
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor
+
+    def watch(self) -> AbstractContextManager[object]:
+        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+
+def _grad(
+    outputs: Sequence[Tensor] | Tensor,
+    inputs: Sequence[Tensor],
+    vectors: Sequence[Tensor] | Tensor | None = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+) -> list[Tensor]:
+    """Gradients with zeros where an input has no part in the outputs."""
+    found = torch.autograd.grad(
+        outputs, list(inputs), vectors, retain_graph, create_graph, allow_unused=True, materialize_grads=True
+    )
+    return list(found)
+
+
+def _directional(gradients: Sequence[Tensor], vectors: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """``d/d(inputs) <gradients, vectors>``, keeping the graph."""
+    used = [(g, v) for g, v in zip(gradients, vectors, strict=True) if g.requires_grad]
+    if not used:  # a loss linear in everything has no graph left: its second derivatives are zero
+        return [torch.zeros_like(t) for t in inputs]
+    outputs, cotangents = zip(*used, strict=True)
+    return _grad(outputs, inputs, cotangents, retain_graph=True)
+
+
+class CurvatureOperator:
+    """Hessian (or Gauss-Newton) operator of the mean loss of fixed batches with respect to ``parameters``.
 
     Args:
-        batch_losses: closures without randomness; each returns a scalar that depends on ``parameters``.
+        network: maps inputs ``(k, ...)`` to outputs ``(k, d)``, row by row, without randomness.
+        batches: fixed; the operator is the mean of theirs.
         parameters: tensors with ``requires_grad``; n is their total size.
+        kind: ``hessian`` or ``gauss-newton``.
+        memory: bytes that autograd may save. Where the graphs of all batches fit, they are built once and every
+            product costs one double backward; where one batch fits, its graph is rebuilt for each product; else the
+            batch goes through in chunks that fit. The operator is the same, up to rounding.
 
     Example:
         >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
-        >>> operator = HessianOperator([lambda: (w ** 2).sum() + w[0] * w[1]], [w])
+        >>> loss = Loss(lambda z: z, lambda s: s.square().mean())
+        >>> operator = CurvatureOperator(lambda x: x * w, [Batch(torch.ones(3, 2), loss)], [w])
         >>> operator.matvec(torch.tensor([1.0, 0.0])).tolist()
-        [2.0, 1.0]
+        [1.0, 0.0]
     """
 
-    def __init__(self, batch_losses: Sequence[BatchLoss], parameters: Sequence[Tensor]) -> None:
-        if not batch_losses or not parameters:
-            raise MeasureError("the Hessian needs at least one batch and one parameter")
-        self.batch_losses = list(batch_losses)
-        self.parameters = list(parameters)
+    def __init__(
+        self,
+        network: Network,
+        batches: Sequence[Batch],
+        parameters: Sequence[Tensor],
+        *,
+        kind: str = "hessian",
+        memory: float = DEFAULT_MEMORY,
+    ) -> None:
+        if not batches or not parameters:
+            raise MeasureError("the curvature needs at least one batch and one parameter")
+        if kind not in KINDS:
+            raise unknown_name("kind of curvature", kind, list(KINDS))
+        if not memory > 0:
+            raise SettingsError(f"the memory for graphs must be positive, got {memory}")
+        self.network, self.batches, self.parameters = network, list(batches), list(parameters)
+        self.kind, self.memory = kind, memory
         self.size = sum(p.numel() for p in self.parameters)
         self.products = 0
+        self._kept: list[list[Tensor]] | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
         return self.parameters[0].device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the products."""
+        return self.parameters[0].dtype
+
+    @cached_property
+    def bytes_per_input(self) -> float:
+        """What autograd saves of one input for a second derivative, measured on a few."""
+        sample = self.batches[0].inputs[:PROBE_INPUTS]
+        counter = _SavedBytes([*self.parameters, sample])
+        with torch.enable_grad(), counter.watch():
+            outputs = self.network(sample)
+            _grad(outputs, self.parameters, torch.zeros_like(outputs).requires_grad_(), create_graph=True)
+        return max(1.0, counter.total / len(sample))
+
+    @cached_property
+    def plan(self) -> str:
+        """``kept``, ``rebuilt`` or ``chunked``: which of the three ways the memory allows."""
+        if self.kind == "gauss-newton":
+            return "chunked"  # in one chunk, where that fits
+        sizes = [len(batch.inputs) for batch in self.batches]
+        if sum(sizes) * self.bytes_per_input <= self.memory:
+            return "kept"
+        return "rebuilt" if max(sizes) * self.bytes_per_input <= self.memory else "chunked"
+
+    @cached_property
+    def chunk(self) -> int:
+        """Inputs that go through the network at once where the plan is ``chunked``, and for plain gradients."""
+        return max(1, min(max(len(b.inputs) for b in self.batches), int(self.memory / self.bytes_per_input)))
+
+    def _outputs(self, batch: Batch) -> Tensor:
+        """Outputs of a batch, without a graph."""
+        with torch.no_grad():
+            return torch.cat([self.network(part) for part in batch.inputs.split(self.chunk)])
+
     def loss(self) -> float:
         """The mean loss over the batches, at the present parameters."""
         with torch.no_grad():
-            return sum(float(batch()) for batch in self.batch_losses) / len(self.batch_losses)
+            return sum(float(batch.loss(self._outputs(batch))) for batch in self.batches) / len(self.batches)
 
-    def _batch_gradient(self, batch: BatchLoss, create_graph: bool) -> list[Tensor]:
-        grads = torch.autograd.grad(
-            batch(), self.parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
-        )
-        return list(grads)
+    def _loss_gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs ``(k, d)`` of a batch, as a leaf, and the gradient of its loss with respect to them."""
+        outputs = self._outputs(batch).requires_grad_()
+        return outputs, _grad(batch.loss(outputs), [outputs])[0]
 
     def gradient(self) -> Tensor:
         """``(n,)`` gradient of the mean loss."""
-        total = torch.zeros(self.size, device=self.device, dtype=self.parameters[0].dtype)
-        for batch in self.batch_losses:
-            total += flatten(self._batch_gradient(batch, create_graph=False))
-        return total / len(self.batch_losses)
+        total = torch.zeros(self.size, device=self.device, dtype=self.dtype)
+        for batch in self.batches:
+            _, cotangent = self._loss_gradient(batch)
+            for part, rows in zip(batch.inputs.split(self.chunk), cotangent.split(self.chunk), strict=True):
+                total += flatten(_grad(self.network(part), self.parameters, rows))
+        return total / len(self.batches)
 
     def matvec(self, vector: Tensor) -> Tensor:
-        """``(n,)`` product of the Hessian with an ``(n,)`` vector, in the dtype of the vector."""
-        pieces = unflatten(vector, self.parameters)
-        total = torch.zeros(self.size, device=self.device, dtype=self.parameters[0].dtype)
-        for batch in self.batch_losses:
-            grads = self._batch_gradient(batch, create_graph=True)
-            connected = [(g, v) for g, v in zip(grads, pieces, strict=True) if g.requires_grad]
-            if connected:  # a loss linear in all parameters has no graph left: its Hessian is zero
-                outputs, vectors = zip(*connected, strict=True)
-                product = torch.autograd.grad(
-                    outputs, self.parameters, grad_outputs=vectors, allow_unused=True, materialize_grads=True
-                )
-                total += flatten(product)
-        self.products += 1
-        return (total / len(self.batch_losses)).to(vector.dtype)
+        """``(n,)`` product with an ``(n,)`` vector, in the dtype of the vector."""
+        return self.matmat(vector[None])[0]
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """``(b, n)`` products with the rows of ``(b, n)``; they share every graph that has to be rebuilt."""
+        pieces = [unflatten(vector, self.parameters) for vector in vectors]
+        total = torch.zeros(len(vectors), self.size, device=self.device, dtype=self.dtype)
+        if self.plan == "kept" and self._kept is None:
+            self._kept = [self._whole_graph(batch) for batch in self.batches]
+        for number, batch in enumerate(self.batches):
+            if self.plan == "chunked":
+                self._add_chunked(batch, pieces, total)
+                continue
+            gradients = self._kept[number] if self._kept is not None else self._whole_graph(batch)
+            for row, piece in zip(total, pieces, strict=True):
+                row += flatten(_directional(gradients, piece, self.parameters))
+        self.products += len(vectors)
+        return (total / len(self.batches)).to(vectors.dtype)
+
+    def release(self) -> None:
+        """Drop kept graphs: needed after the parameters have changed, and to give the memory back."""
+        self._kept = None
+
+    def _whole_graph(self, batch: Batch) -> list[Tensor]:
+        """The gradient of a batch's loss, differentiable."""
+        return _grad(batch.loss(self.network(batch.inputs)), self.parameters, create_graph=True)
+
+    def _add_chunked(self, batch: Batch, pieces: list[list[Tensor]], total: Tensor) -> None:
+        """Two-stage products: exact although no chunk sees the others' outputs.
+
+        First pass: ``J v`` of every chunk, and the second derivative of the network. Second pass: the curvature of
+        the loss at the outputs, pulled back. A batch that is one chunk needs no second forward pass.
+        """
+        outputs, cotangent = self._loss_gradient(batch)
+        parts, rows = batch.inputs.split(self.chunk), cotangent.split(self.chunk)
+        pushed = torch.zeros(len(pieces), *outputs.shape, device=self.device, dtype=self.dtype)
+        start = 0
+        for part, row in zip(parts, rows, strict=True):
+            leaf = row.detach().clone().requires_grad_()
+            out = self.network(part)
+            gradients = _grad(out, self.parameters, leaf, create_graph=True)
+            for i, piece in enumerate(pieces):
+                wanted = [leaf] if self.kind == "gauss-newton" else [leaf, *self.parameters]
+                push, *second = _directional(gradients, piece, wanted)
+                pushed[i, start : start + len(part)] = push
+                if second:
+                    total[i] += flatten(second)
+            start += len(part)
+        curved = [self._loss_curvature(batch.loss, outputs, push) for push in pushed]
+        for number, part in enumerate(parts):
+            if len(parts) > 1:
+                out = self.network(part)
+            for i, rows_of_vector in enumerate(curved):
+                row = rows_of_vector.split(self.chunk)[number]
+                total[i] += flatten(_grad(out, self.parameters, row, retain_graph=True))
+
+    def _loss_curvature(self, loss: Loss, outputs: Tensor, push: Tensor) -> Tensor:
+        """``(d2L/dZ2) U``, or its Gauss-Newton part through the logits; ``(k, d)``."""
+        if self.kind == "hessian":
+            gradient = _grad(loss(outputs), [outputs], create_graph=True)
+            return _directional(gradient, [push], [outputs])[0]
+        logits = loss.logits(outputs)
+        dummy = torch.zeros_like(logits).requires_grad_()
+        pulled = _grad(logits, [outputs], dummy, create_graph=True)
+        moved = _directional(pulled, [push], [dummy])[0]  # the derivative of the logits along U
+        leaf = logits.detach().requires_grad_()
+        curved = _directional(_grad(loss.scalar(leaf), [leaf], create_graph=True), [moved], [leaf])[0]
+        return _grad(logits, [outputs], curved)[0]
 
     def check_determinism(self, tolerance: float = 1e-5) -> float:
         """Two passes over the batches must agree before any product is trusted.
@@ -116,7 +306,7 @@ class HessianOperator:
         """
         losses, gradients = zip(*[(self.loss(), self.gradient()) for _ in range(2)], strict=True)
         first, second = gradients
-        if not (torch.isfinite(first).all() and all(torch.isfinite(torch.tensor(losses)))):
+        if not (torch.isfinite(first).all() and all(math.isfinite(value) for value in losses)):
             raise MeasureError("the loss or its gradient is not finite on the fixed batches: no curvature can be given")
         difference = float((first - second).norm() / first.norm().clamp_min(1e-30))
         if abs(losses[0] - losses[1]) > tolerance * max(1.0, abs(losses[0])) or difference > tolerance:

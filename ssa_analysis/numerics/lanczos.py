@@ -1,4 +1,4 @@
-"""Largest eigenvalues of a symmetric operator, each with a residual that bounds its error."""
+"""Lanczos for symmetric operators: extreme eigenpairs with error bounds, in one Krylov space that other estimates reuse."""
 
 from __future__ import annotations
 
@@ -7,60 +7,48 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 MatVec = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Eigenpairs:
-    """Eigenvalues in descending order.
+class Krylov:
+    """An orthonormal basis Q and the projected operator: ``H Q = Q T + next_norm * q_next e_m^T``.
 
-    ``residuals[i] = |H v_i - values[i] v_i|``: some true eigenvalue lies within it of ``values[i]``.
+    Coefficients are float64 whatever the precision of the products. After a thick restart T is no longer
+    tridiagonal; the relation stays.
+    """
+
+    basis: Tensor  # (m, n) orthonormal rows
+    projected: np.ndarray  # (m, m) symmetric, float64
+    next_norm: float
+    products: int
+    restarted: bool
+
+    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ritz values in ascending order, their coordinates ``(m, m)`` in columns, and their residual norms ``(m,)``."""
+        values, coordinates = np.linalg.eigh(self.projected)
+        return values, coordinates, self.next_norm * np.abs(coordinates[-1])
+
+    def vectors(self, coordinates: np.ndarray) -> Tensor:
+        """``(k, n)`` vectors of the coordinates ``(m, k)``."""
+        return torch.as_tensor(coordinates.T.copy(), dtype=self.basis.dtype, device=self.basis.device) @ self.basis
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenvalues with what bounds their error.
+
+    ``residuals[i] = |H v_i - values[i] v_i|``: some true eigenvalue lies within it of ``values[i]``. ``errors[i]`` is
+    the sharper estimate ``min(residual, residual^2 / gap)``, with the gap to the nearest other Ritz value.
     """
 
     values: np.ndarray  # (k,) float64
     vectors: Tensor  # (k, n) unit rows
     residuals: np.ndarray  # (k,)
+    errors: np.ndarray  # (k,)
     converged: np.ndarray  # (k,) bool
-    products: int
-
-
-@dataclass(frozen=True)
-class Tridiagonal:
-    """The Krylov relation ``H Q = Q T + residual_norm * q_next e_m^T``."""
-
-    diagonal: np.ndarray  # (m,)
-    off_diagonal: np.ndarray  # (m - 1,)
-    residual_norm: float
-    basis: Tensor  # (m, n) orthonormal rows
-
-
-def _grow(
-    matvec: MatVec, start: Tensor, steps: int, stop: Callable[[np.ndarray, np.ndarray, float], bool] | None = None
-) -> Tridiagonal:
-    """Lanczos with full reorthogonalisation (twice is enough; Giraud et al. 2005) and float64 coefficients."""
-    basis = torch.zeros(steps, start.numel(), dtype=start.dtype, device=start.device)
-    diagonal: list[float] = []
-    off_diagonal: list[float] = []
-    vector = start / start.norm()
-    scale = 0.0
-    for step in range(steps):
-        basis[step] = vector
-        product = matvec(vector)
-        diagonal.append(float(torch.dot(product.double(), vector.double())))
-        for _ in range(2):
-            product = product - basis[: step + 1].T @ (basis[: step + 1] @ product)
-        residual = float(product.double().norm())
-        scale = max(scale, abs(diagonal[-1]), residual)
-        # an invariant subspace is found when the next direction is rounding noise
-        exhausted = residual <= 10 * torch.finfo(start.dtype).eps * scale
-        if exhausted or step == steps - 1 or (stop and stop(np.array(diagonal), np.array(off_diagonal), residual)):
-            break
-        off_diagonal.append(residual)
-        vector = product / residual
-    return Tridiagonal(np.array(diagonal), np.array(off_diagonal), residual, basis[: len(diagonal)])
 
 
 def random_vector(size: int, seed: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:
@@ -69,53 +57,124 @@ def random_vector(size: int, seed: int, device: torch.device | str, dtype: torch
     return torch.randn(size, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
 
 
-def lanczos_tridiagonal(matvec: MatVec, start: Tensor, steps: int) -> Tridiagonal:
-    """At most ``steps`` Lanczos steps from ``start``; fewer when the Krylov space is exhausted."""
-    return _grow(matvec, start, min(steps, start.numel()))
+def _error_estimates(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+    """``min(r, r^2 / gap)`` for ascending Ritz values; the gap is to the nearest other one, less that one's residual."""
+    if len(values) < 2:
+        return residuals.copy()
+    gaps = np.full(len(values), np.inf)
+    gaps[1:] = np.minimum(gaps[1:], values[1:] - values[:-1] - residuals[:-1])
+    gaps[:-1] = np.minimum(gaps[:-1], values[1:] - values[:-1] - residuals[1:])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sharp = np.where(gaps > residuals, residuals**2 / gaps, residuals)
+    return np.asarray(np.minimum(residuals, sharp))
 
 
-def top_eigenpairs(
+def _rayleigh_ritz(projected: np.ndarray, next_norm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    values, coordinates = np.linalg.eigh(projected)
+    return values, coordinates, next_norm * np.abs(coordinates[-1])
+
+
+def _magnitude(values: np.ndarray) -> np.ndarray:
+    """What a relative tolerance refers to: the value itself, but never less than a thousandth of the largest."""
+    return np.asarray(np.maximum(np.abs(values), 1e-3 * np.abs(values).max()))
+
+
+def _wanted(values: np.ndarray, top: int, bottom: int) -> np.ndarray:
+    """Indices, into ascending values, of the ``bottom`` smallest and ``top`` largest."""
+    m = len(values)
+    return np.array(sorted({*range(min(bottom, m)), *range(max(0, m - top), m)}), dtype=int)
+
+
+def krylov_space(
     matvec: MatVec,
-    size: int,
-    k: int,
+    start: Tensor,
     *,
-    tolerance: float = 1e-3,
+    top: int = 0,
+    bottom: int = 0,
+    tolerance: float = 0.0,
     max_products: int = 100,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Eigenpairs:
-    """The ``k`` algebraically largest eigenvalues of a symmetric operator.
+    max_vectors: int = 100,
+) -> Krylov:
+    """Lanczos with full reorthogonalisation (twice is enough; Giraud et al. 2005) and thick restart (Wu and Simon 2000).
 
-    Stops when the residual of each of the k pairs is at most ``tolerance`` times the largest magnitude seen, and
-    stayed so for one more step, or after ``max_products`` products; ``converged`` says which pairs made it.
+    Stops once the error estimate of each of the ``top`` largest and ``bottom`` smallest Ritz values is at most
+    ``tolerance`` times its magnitude (or a thousandth of the largest one, if that is more) and stayed so for one more
+    step, when the space is exhausted, or after ``max_products``. With ``tolerance=0`` it runs to ``max_products``.
 
     Args:
-        matvec: product with an ``(n,)`` vector.
-        size: n.
-        tolerance: relative residual.
+        start: ``(n,)``; its direction is the first basis vector.
+        max_vectors: basis vectors held in memory; beyond it the wanted half of the Ritz vectors is kept.
     """
-    k = min(k, size)
-    stable = 0
+    size = start.numel()
+    capacity = max(min(max_vectors, size), top + bottom + 3)
+    basis = torch.zeros(min(capacity, max_products, size), size, dtype=start.dtype, device=start.device)
+    projected = np.zeros((len(basis), len(basis)))
+    vector = start / start.norm()
+    scale, stable, products, m, restarted = 0.0, 0, 0, 0, False
+    while True:
+        basis[m] = vector
+        product = matvec(vector)
+        products += 1
+        rows = basis[: m + 1]
+        coefficients = torch.mv(rows, product)
+        # the column of T in float64: float32 sums over millions of weights would cost it its last digits
+        column = np.array([float(torch.dot(row.double(), product.double())) for row in rows[-2:]])
+        product = product - rows.T @ coefficients
+        correction = torch.mv(rows, product)
+        product = product - rows.T @ correction
+        full = (coefficients + correction).double().cpu().numpy()
+        full[-len(column) :] = column
+        projected[m, : m + 1] = projected[: m + 1, m] = full
+        m += 1
+        norm = float(product.double().norm())
+        scale = max(scale, norm, float(np.abs(full).max()))
+        exhausted = norm <= 10 * torch.finfo(start.dtype).eps * scale
+        if exhausted or products >= max_products or m == size:
+            break
+        if tolerance > 0 and m >= top + bottom:
+            values, _, residuals = _rayleigh_ritz(projected[:m, :m], norm)
+            index = _wanted(values, top, bottom)
+            errors = _error_estimates(values, residuals)[index]
+            stable = stable + 1 if np.all(errors <= tolerance * _magnitude(values)[index]) else 0
+            if stable >= 2:
+                break
+        vector = product / norm
+        if m == len(basis):
+            m = _restart(basis, projected, norm, top, bottom)
+            restarted = True
+    return Krylov(basis[:m], projected[:m, :m].copy(), norm, products, restarted)
 
-    def done(diagonal: np.ndarray, off_diagonal: np.ndarray, residual: float) -> bool:
-        nonlocal stable
-        if len(diagonal) < k:
-            return False
-        values, vectors = eigh_tridiagonal(diagonal, off_diagonal)
-        errors = residual * np.abs(vectors[-1, -k:])
-        stable = stable + 1 if np.all(errors <= tolerance * np.abs(values).max()) else 0
-        return stable >= 2
 
-    krylov = _grow(matvec, random_vector(size, seed, device, dtype), min(max_products, size), done)
-    values, vectors = eigh_tridiagonal(krylov.diagonal, krylov.off_diagonal)
-    order = np.argsort(values)[::-1][:k]
-    residuals = krylov.residual_norm * np.abs(vectors[-1, order])
-    ritz = torch.as_tensor(vectors[:, order].T.copy(), dtype=dtype, device=device) @ krylov.basis
+def _restart(basis: Tensor, projected: np.ndarray, norm: float, top: int, bottom: int) -> int:
+    """Keep the wanted Ritz vectors and some neighbours in the first rows; returns how many."""
+    m = len(basis)
+    values, coordinates, _ = _rayleigh_ritz(projected, norm)
+    extra = (m - top - bottom) // 3
+    keep = _wanted(values, top + (extra if top else 0), bottom + (extra if bottom else 0))
+    keep = keep if len(keep) else np.arange(m - max(1, m // 2), m)
+    kept = torch.as_tensor(coordinates[:, keep].T.copy(), dtype=basis.dtype, device=basis.device) @ basis
+    basis[: len(keep)] = kept
+    projected[:] = 0
+    projected[np.arange(len(keep)), np.arange(len(keep))] = values[keep]
+    # the couplings to the next vector come back as the next column, from its product with H
+    return len(keep)
+
+
+def eigenpairs(krylov: Krylov, which: str, k: int, tolerance: float) -> Eigenpairs:
+    """Ritz pairs of a Krylov space.
+
+    Args:
+        which: ``largest`` or ``smallest`` (algebraically), or ``magnitude``. k: how many, the most extreme first.
+        tolerance: of ``converged``, on the error estimate relative to the value's magnitude.
+    """
+    values, coordinates, residuals = krylov.ritz()
+    errors = _error_estimates(values, residuals)
+    order = {"largest": np.argsort(-values), "smallest": np.argsort(values), "magnitude": np.argsort(-np.abs(values))}[which][:k]
+    chosen = values[order]
     return Eigenpairs(
-        values=values[order],
-        vectors=ritz,
-        residuals=residuals,
-        converged=residuals <= tolerance * max(np.abs(values).max(), 1e-30),
-        products=len(krylov.diagonal),
+        values=chosen,
+        vectors=krylov.vectors(coordinates[:, order]),
+        residuals=residuals[order],
+        errors=errors[order],
+        converged=errors[order] <= tolerance * np.maximum(_magnitude(values)[order], 1e-30),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm
+from scipy.stats import t as t_law
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ def jackknife_stderr(leave_one_out: np.ndarray) -> float:
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Mean of ``(n,)`` independent values with its standard error and normal 95 % interval."""
+    """Mean of ``(n,)`` independent values with its standard error and Student's 95 % interval."""
     values = np.asarray(values, dtype=float)
     value, stderr = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
-    return Interval(value, stderr, value - 1.96 * stderr, value + 1.96 * stderr)
+    reach = float(t_law.ppf(0.975, len(values) - 1)) * stderr
+    return Interval(value, stderr, value - reach, value + reach)
 
 
 def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 from torch.nn.functional import normalize
 
-from ssa_analysis.errors import MeasureError
-from ssa_analysis.numerics.contrastive import nt_xent
-from ssa_analysis.numerics.density import spectral_density
-from ssa_analysis.numerics.hessian import HessianOperator, flatten, perturbed
-from ssa_analysis.numerics.lanczos import top_eigenpairs
-from ssa_analysis.numerics.trace import hutchinson_trace
+from ssa_analysis.errors import MeasureError, SettingsError
+from ssa_analysis.measures.fixed_loss import contrastive_loss
+from ssa_analysis.numerics.contrastive import nt_xent, nt_xent_from_similarities
+from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, Loss, flatten, perturbed
+from ssa_analysis.numerics.spectrum import analyse_spectrum
 
 BATCHES, PAIRS = 2, 6
 
@@ -45,8 +44,12 @@ class Problem:
         z = normalize(z, dim=1)
         return nt_xent(z[:PAIRS], z[PAIRS:], 0.5).mean()
 
-    def batch_losses(self) -> list[Callable[[], Tensor]]:
-        return [lambda v=v: self.loss(v) for v in self.views]
+    def network(self, x: Tensor) -> Tensor:
+        return normalize(self.net(x), dim=1)
+
+    def operator(self, **options: Any) -> CurvatureOperator:
+        batches = [Batch(v, contrastive_loss(PAIRS, 0.5, None)) for v in self.views]
+        return CurvatureOperator(self.network, batches, self.parameters, **options)
 
     def dense(self) -> Tensor:
         start = flatten([p.detach() for p in self.parameters])
@@ -71,62 +74,94 @@ def dense(problem: Problem) -> Tensor:
 
 
 @pytest.fixture
-def operator(problem: Problem) -> HessianOperator:
-    return HessianOperator(problem.batch_losses(), problem.parameters)
+def operator(problem: Problem) -> CurvatureOperator:
+    return problem.operator()
 
 
-def test_products_equal_the_dense_hessian(operator: HessianOperator, dense: Tensor) -> None:
-    columns = torch.stack([operator.matvec(row) for row in torch.eye(operator.size, dtype=torch.float64)])
+# bytes for graphs: all of them, one batch, seven inputs, less than one input
+PLANS = {"kept": 1e9, "rebuilt": 1.5, "chunked": 7 / 12, "one by one": 1e-9}
+
+
+def with_plan(problem: Problem, plan: str, **options: Any) -> CurvatureOperator:
+    memory = PLANS[plan]
+    if memory < 100:  # in units of one batch's graph
+        memory *= problem.operator().bytes_per_input * 2 * PAIRS
+    return problem.operator(memory=memory, **options)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_products_equal_the_dense_hessian_whatever_the_memory(problem: Problem, dense: Tensor, plan: str) -> None:
+    operator = with_plan(problem, plan)
+    assert operator.plan == ("chunked" if plan == "one by one" else plan)
+    if operator.plan == "chunked":
+        assert operator.chunk == (1 if plan == "one by one" else 7)
+    identity = torch.eye(operator.size, dtype=torch.float64)
+    columns = torch.stack([operator.matvec(row) for row in identity])
     torch.testing.assert_close(columns, dense, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(operator.matmat(identity), columns, rtol=1e-10, atol=1e-12)
+    assert operator.products == 2 * operator.size
 
 
-def test_gradient_is_that_of_the_mean_loss(operator: HessianOperator, problem: Problem) -> None:
-    loss = sum(batch() for batch in problem.batch_losses()) / BATCHES
+@pytest.mark.parametrize("plan", ["kept", "chunked", "one by one"])
+def test_gauss_newton_equals_the_dense_one(problem: Problem, plan: str) -> None:
+    """J_s' (d2L/ds2) J_s with s the similarities, from a dense Jacobian; it is positive semi-definite."""
+    shapes = [p.shape for p in problem.parameters]
+
+    def similarities(vector: Tensor, views: Tensor) -> Tensor:
+        pieces = vector.split([s.numel() for s in shapes])
+        named = {n: piece.view(s) for n, piece, s in zip(problem.names, pieces, shapes, strict=True)}
+        z = normalize(functional_call(problem.net, named, (views,)), dim=1)
+        return (z @ z.T / 0.5).reshape(-1)
+
+    start = flatten([p.detach() for p in problem.parameters])
+    expected = torch.zeros(len(start), len(start), dtype=torch.float64)
+    for views in problem.views:
+        jacobian = torch.func.jacrev(similarities)(start, views)
+        s = similarities(start, views)
+        curved = hessian(lambda s: nt_xent_from_similarities(s.view(2 * PAIRS, 2 * PAIRS)).mean())(s)
+        expected += jacobian.T @ curved @ jacobian / BATCHES
+    operator = with_plan(problem, plan, kind="gauss-newton")
+    found = operator.matmat(torch.eye(operator.size, dtype=torch.float64))
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    assert np.linalg.eigvalsh(found.numpy()).min() > -1e-10
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_gradient_and_loss_do_not_depend_on_the_memory(problem: Problem, plan: str) -> None:
+    operator = with_plan(problem, plan)
+    loss = sum(problem.loss(v) for v in problem.views) / BATCHES
     expected = flatten(torch.autograd.grad(loss, problem.parameters))
     torch.testing.assert_close(operator.gradient(), expected)
     assert operator.loss() == pytest.approx(float(loss.detach()), rel=1e-12)
 
 
-def test_top_eigenvalues_lie_within_their_residual_bounds(operator: HessianOperator, dense: Tensor) -> None:
+def test_kept_graphs_are_released_and_built_again_after_the_weights_changed(problem: Problem) -> None:
+    operator = problem.operator()
+    vector = torch.ones(operator.size, dtype=torch.float64)
+    first = operator.matvec(vector)
+    with perturbed(operator.parameters, 0.05 * vector):
+        operator.release()
+        moved = operator.matvec(vector)
+        operator.release()
+    torch.testing.assert_close(operator.matvec(vector), first)
+    assert (moved - first).norm() > 1e-3 * first.norm()
+
+
+def test_one_run_gives_the_dense_answers_within_their_errors(operator: CurvatureOperator, dense: Tensor) -> None:
     true, vectors = np.linalg.eigh(dense.numpy())
-    found = top_eigenpairs(operator.matvec, operator.size, 4, tolerance=1e-4, seed=3, dtype=torch.float64)
-    assert found.converged.all()
-    for value, residual in zip(found.values, found.residuals, strict=True):
-        assert np.abs(true - value).min() <= residual + 1e-9
-    np.testing.assert_allclose(found.values, true[::-1][:4], rtol=1e-5)
-    # the residual that is reported is the residual that is there
-    actual = torch.stack([operator.matvec(v) - float(e) * v for v, e in zip(found.vectors, found.values, strict=True)])
-    np.testing.assert_allclose(actual.norm(dim=1).numpy(), found.residuals, atol=1e-9)
-    assert abs(float(found.vectors[0] @ torch.from_numpy(vectors[:, -1].copy()))) == pytest.approx(1, abs=1e-6)
+    found = analyse_spectrum(operator.matvec, operator.size, top=4, bottom=2, tolerance=1e-5, seed=3, dtype=torch.float64)
+    for pairs, expected in ((found.largest, true[::-1]), (found.smallest, true)):
+        assert pairs.converged.all()
+        np.testing.assert_allclose(pairs.values, expected[: len(pairs.values)], rtol=1e-5)
+        for value, residual in zip(pairs.values, pairs.residuals, strict=True):
+            assert np.abs(true - value).min() <= residual + 1e-9
+        # the residual that is reported is the residual that is there
+        actual = torch.stack([operator.matvec(v) - float(e) * v for v, e in zip(pairs.vectors, pairs.values, strict=True)])
+        np.testing.assert_allclose(actual.norm(dim=1).numpy(), pairs.residuals, atol=1e-9)
+    assert abs(float(found.largest.vectors[0] @ torch.from_numpy(vectors[:, -1].copy()))) == pytest.approx(1, abs=1e-5)
 
 
-def test_trace_lies_within_its_error(operator: HessianOperator, dense: Tensor) -> None:
-    pairs = top_eigenpairs(operator.matvec, operator.size, 4, tolerance=1e-6, dtype=torch.float64)
-    covered = 0
-    for seed in range(40):
-        estimate = hutchinson_trace(
-            operator.matvec, operator.size, known_vectors=pairs.vectors, known_values=pairs.values,
-            tolerance=0.0, max_probes=12, seed=seed, dtype=torch.float64,
-        )  # fmt: skip
-        covered += abs(estimate.value - float(dense.trace())) <= 1.96 * estimate.stderr
-    # 12 probes: the interval has the coverage of a t with 11 degrees of freedom, about 92 %; 40 draws
-    assert covered >= 32
-
-
-def test_density_has_the_moments_of_the_spectrum(operator: HessianOperator, dense: Tensor) -> None:
-    """As many steps as dimensions: with fewer, eigenvalues close to zero share a node and its sign."""
-    true = np.linalg.eigvalsh(dense.numpy())
-    found = spectral_density(operator.matvec, operator.size, probes=24, steps=98, grid_points=4000, dtype=torch.float64)
-    step = found.grid[1] - found.grid[0]
-    assert found.density.sum() * step == pytest.approx(1, abs=1e-3)
-    mean = (found.grid * found.density).sum() * step
-    spread = np.sqrt(np.square(true).mean() * 2 / (operator.size * 24))
-    assert mean == pytest.approx(true.mean(), abs=4 * spread)
-    negative = (true < -1e-6 * np.abs(true).max()).mean()
-    assert found.negative_mass == pytest.approx(negative, abs=4 * found.negative_mass_stderr)
-
-
-def test_perturbed_restores_the_same_bits_even_after_an_error(operator: HessianOperator) -> None:
+def test_perturbed_restores_the_same_bits_even_after_an_error(operator: CurvatureOperator) -> None:
     before = flatten([p.detach().clone() for p in operator.parameters])
     seen = []
 
@@ -145,19 +180,35 @@ def test_a_random_layer_is_refused(problem: Problem) -> None:
     dropout = nn.Dropout(0.5).train()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        losses = [lambda: dropout(problem.parameters[0]).square().sum()]
+        batch = Batch(problem.views[0], contrastive_loss(PAIRS, 0.5, None))
         with pytest.raises(MeasureError, match="two passes"):
-            HessianOperator(losses, problem.parameters).check_determinism()
+            CurvatureOperator(lambda x: dropout(problem.network(x)), [batch], problem.parameters).check_determinism()
 
 
 def test_a_loss_that_is_not_finite_is_refused(problem: Problem) -> None:
+    batch = Batch(problem.views[0], Loss(lambda z: z, lambda s: s.sum() * torch.inf))
     with pytest.raises(MeasureError, match="not finite"):
-        HessianOperator([lambda: problem.parameters[0].sum() * torch.inf], problem.parameters).check_determinism()
+        CurvatureOperator(problem.network, [batch], problem.parameters).check_determinism()
 
 
-def test_unused_parameters_and_linear_losses_have_zero_curvature() -> None:
+@pytest.mark.parametrize("memory", [1e9, 1e-9])
+def test_unused_parameters_and_linear_losses_have_zero_curvature(memory: float) -> None:
     used, unused = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
-    linear = HessianOperator([lambda: used.sum()], [used, unused])
-    assert torch.equal(linear.matvec(torch.ones(5)), torch.zeros(5))
-    square = HessianOperator([lambda: used.square().sum()], [used, unused])
-    assert torch.equal(square.matvec(torch.ones(5)), torch.tensor([2.0, 2, 2, 0, 0]))
+    inputs = torch.ones(1, 3)
+    linear = Batch(inputs, Loss(lambda z: z, lambda s: s.sum()))
+    square = Batch(inputs, Loss(lambda z: z, lambda s: s.square().sum()))
+
+    def product(batch: Batch) -> list[float]:
+        return CurvatureOperator(lambda x: x * used, [batch], [used, unused], memory=memory).matvec(torch.ones(5)).tolist()
+
+    assert product(linear) == [0] * 5
+    assert product(square) == [2, 2, 2, 0, 0]
+
+
+def test_settings_that_make_no_operator_are_refused(problem: Problem) -> None:
+    with pytest.raises(SettingsError, match="did you mean hessian"):
+        problem.operator(kind="hesian")
+    with pytest.raises(SettingsError, match="memory"):
+        problem.operator(memory=0.0)
+    with pytest.raises(MeasureError, match="at least one batch"):
+        CurvatureOperator(problem.network, [], problem.parameters)

@@ -17,7 +17,7 @@ from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.score import Score
 
 SMALL: dict[str, dict[str, object]] = {
-    "curvature": {"pairs": 64, "batch": 32, "top": 2, "density_steps": 6, "trace_probes": 6},
+    "curvature": {"pairs": 64, "batch": 32, "top": 2, "density_steps": 5, "trace_probes": 5},
     "flatness": {"pairs": 64, "batch": 32, "draws": 4, "steps": 2},
     "landscape": {"pairs": 64, "batch": 32, "points": 5, "grid": 3},
     "shift": {"permutations": 20, "bootstrap": 5, "projections": 10},

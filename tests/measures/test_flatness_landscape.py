@@ -12,15 +12,16 @@ from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator
 from ssa_analysis.measures.flatness import FlatnessSettings, average_case_rises, worst_case_rise
 from ssa_analysis.measures.landscape import LandscapeSettings, filter_normalised_direction, landscape, slice_losses
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.numerics.hessian import HessianOperator
+from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, Loss
 from ssa_analysis.score import find_score
 
 DIAGONAL = torch.tensor([10.0, 3.0, 1.0, 0.5], dtype=torch.float64)
 
 
-def quadratic(linear: float = 0.0) -> HessianOperator:
+def quadratic(linear: float = 0.0) -> CurvatureOperator:
     w = torch.zeros(4, dtype=torch.float64, requires_grad=True)
-    return HessianOperator([lambda: 0.5 * (DIAGONAL * w * w).sum() + linear * w.sum()], [w])
+    loss = Loss(lambda z: z, lambda s: 0.5 * (DIAGONAL * s.square()).sum() + linear * s.sum())
+    return CurvatureOperator(lambda x: x * w, [Batch(torch.ones(1, 4, dtype=torch.float64), loss)], [w])
 
 
 def test_worst_case_on_a_quadratic_is_half_rho_squared_times_the_largest_eigenvalue() -> None:
