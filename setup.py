@@ -26,6 +26,7 @@ REQUIREMENTS = [
     "kornia>=0.7.3",
     "scikit-learn>=1.3",
     "safetensors>=0.4.3",
+    "threadpoolctl>=3.1",
     "jinja2>=3.1.3",
     "tomli>=2.0; python_version < '3.11'",
 ]

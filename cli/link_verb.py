@@ -8,7 +8,7 @@ import click
 from ssa_analysis.cli.common import config_option, say
 
 from ssa_analysis.errors import DataError
-from ssa_analysis.linking.rank import link_scores, link_table
+from ssa_analysis.linking.rank import link_scores, link_table, mixed_images
 from ssa_analysis.running.store import Store
 
 
@@ -32,7 +32,11 @@ def command(store_path: str, target: str, data: str | None, draws: int, seed: in
       ssa-analyze link scores.db --target robustness.mean_error --json
     """
     with Store(store_path, must_exist=True) as store:
-        links = link_scores(store.frame(data), target, draws=draws, seed=seed)
+        frame = store.frame(data)
+    links = link_scores(frame, target, draws=draws, seed=seed)
+    mixed = mixed_images(frame)
+    if mixed:
+        say(f"warning: different checkpoints were measured on different images: {', '.join(mixed)}; score all with one --subset")
     if not links:
         raise DataError(f"{store_path}: no score to link with {target}: the others are of its family, constant or too few")
     table = link_table(links)

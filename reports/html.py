@@ -20,6 +20,7 @@ from ssa_analysis.reports.tables import bounds_table, links_table, safe_csv, sco
 
 from ssa_analysis.checkpoints.writing import make_folder, write_atomically
 from ssa_analysis.errors import DataError
+from ssa_analysis.linking.rank import mixed_images
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.running.store import Store
 from ssa_analysis.version import __version__
@@ -70,11 +71,15 @@ def protocol_note(frame: pd.DataFrame, environments: dict[str, dict[str, Any]]) 
         return "No scores."
     data = ", ".join(sorted(frame["data"].unique()))
     seeds = ", ".join(str(s) for s in sorted(frame["seed"].unique()))
+    mixed = mixed_images(frame)
+    warning = (
+        f" Not comparable, because measured on different images for different checkpoints: {', '.join(mixed)}." if mixed else ""
+    )
     versions = sorted({f"torch {e['packages'].get('torch', '?')}" for e in environments.values()})
     return (
         f"Data: {data}; seed {seeds}; ssa-analyze {', '.join(sorted({v.split('/')[0] for v in frame['code_version']}))}, "
         f"{', '.join(versions)}. Values ± standard error over held-out images, draws or directions (see the score's settings); "
-        "* did not converge."
+        f"* did not converge.{warning}"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,9 +13,7 @@ from ssa_analysis.reports.style import method_label, method_style, new_figure, o
 
 def eigenvalues(frame: pd.DataFrame) -> Figure | None:
     """Eigenvalue over its index, one line a checkpoint."""
-    names = [
-        n for n in frame.loc[frame["measure"] == "curvature", "name"].unique() if n.startswith("lambda_") and n != "lambda_max"
-    ]
+    names = [n for n in frame.loc[frame["measure"] == "curvature", "name"].unique() if re.fullmatch(r"lambda_\d+", n)]
     rows = pd.concat([rows_of(frame, "curvature", n).assign(index=int(n.split("_")[1])) for n in names]) if names else frame[:0]
     if rows.empty:
         return None

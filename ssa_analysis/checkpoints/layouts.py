@@ -50,6 +50,21 @@ class Layout:
 LAYOUTS: Registry[Layout] = Registry("layout")
 
 
+def _check_training(training: Any) -> dict[str, Any]:
+    """The record of a run, with what is shown of it in place; CheckpointError otherwise."""
+    wanted: dict[str, dict[str, Any]] = {
+        "": {"settings": dict, "data": dict, "epoch": int, "loss": float},
+        "settings": {"method": str, "epochs": int, "tau": float, "beta": (float, type(None))},
+        "data": {"name": str, "fingerprint": str},
+    }
+    for part, fields in wanted.items():
+        table = training[part] if part else training
+        for key, kind in fields.items():
+            if not isinstance(table, dict) or not isinstance(table.get(key), kind):
+                raise CheckpointError(f"its training record lacks a proper {part + '.' if part else ''}{key}")
+    return dict(training)
+
+
 def _own_recognise(payload: Mapping[str, Any]) -> Recognised:
     spec = payload["encoder"]
     backbone = build_backbone(spec["arch"], spec["width"], spec["stem"])
@@ -63,7 +78,7 @@ def _own_recognise(payload: Mapping[str, Any]) -> Recognised:
         arch=f"{spec['arch']}, width {spec['width']}, {spec['stem']} stem",
         tensors=dict(payload["model"]),
         left_over={key: why for key, why in kept.items() if key in payload},
-        training=dict(payload["training"]),
+        training=_check_training(payload["training"]),
     )
 
 

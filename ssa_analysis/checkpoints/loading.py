@@ -51,8 +51,8 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         CheckpointError: unreadable, refused, unknown layout, keys or shapes that do not fit, weights not finite.
     """
     path = Path(path)
-    sha256 = file_hash(path)
     payload = read_file(path)
+    sha256 = file_hash(path)
     for name, layout in LAYOUTS:
         if layout.matches(payload):
             found = _recognise(path, name, layout.recognise, payload)

@@ -42,6 +42,8 @@ def read_file(path: Path) -> Any:
     Raises:
         CheckpointError: missing, truncated, refused, or not a checkpoint.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; name a file in it")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if path.stat().st_size == 0:
@@ -61,7 +63,9 @@ def read_file(path: Path) -> Any:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, shortened: libraries write paragraphs, ours are one line."""
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:160]
+    if not lines or len(lines[0]) < 8:  # "101", say, explains nothing
+        return f"{type(error).__name__} {lines[0] if lines else ''}".strip()
+    return lines[0][:160]
 
 
 def _explain_refusal(message: str) -> str:

@@ -75,6 +75,14 @@ def wide_table(frame: pd.DataFrame) -> pd.DataFrame:
     return table.replace([np.inf, -np.inf], np.nan)
 
 
+def mixed_images(frame: pd.DataFrame) -> list[str]:
+    """Measures whose scores were taken on different images of one data set (other subsets, say), by name."""
+    prints = frame["settings"].map(lambda s: s.get("data_fingerprint"))
+    seen = set(zip(frame["data"], frame["measure"], prints, strict=True))
+    pairs = [(data, measure) for data, measure, _ in seen]
+    return sorted({measure for data, measure in pairs if pairs.count((data, measure)) > 1})
+
+
 def link_scores(frame: pd.DataFrame, target: str, *, draws: int = 1000, seed: int = 0) -> list[Link]:
     """Correlate every score with ``target`` over the checkpoints that have both, strongest Spearman first.
 
@@ -97,6 +105,8 @@ def link_scores(frame: pd.DataFrame, target: str, *, draws: int = 1000, seed: in
     count = int(table[target].notna().sum())
     if count < MINIMUM:
         raise DataError(f"{count} checkpoints have {target}; correlations need at least {MINIMUM}")
+    if table[target].nunique() < 2:
+        raise DataError(f"all {count} checkpoints have the same {target}: there is nothing to explain")
     family = target.split(".")[0] + "."
     links = []
     for name in table.columns:

@@ -15,6 +15,7 @@ from ssa_analysis.data.pairs import practical_pairs
 from ssa_analysis.data.views import ViewRecipe, Views, named_recipe
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.models.encoder import Encoder, in_batches
+from ssa_analysis.numerics.contrastive import check_temperature
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.registry import Registry, check_fields
 from ssa_analysis.score import Score
@@ -37,6 +38,11 @@ class MeasureSettings:
     views: str = "own"
     tau: float | None = None
     beta: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.views != "own":
+            named_recipe(self.views)
+        check_temperature(DEFAULT_TAU if self.tau is None else self.tau, self.beta)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for stores and hashes."""

@@ -39,6 +39,7 @@ class FlatnessSettings(FixedLossSettings):
     draws: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("rho", "adaptive_rho", "sigma", "adaptive_sigma"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} of flatness must be positive, got {getattr(self, name)}")

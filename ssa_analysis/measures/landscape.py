@@ -35,6 +35,7 @@ class LandscapeSettings(FixedLossSettings):
     span: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.directions < 2 or self.points < 3 or self.points % 2 == 0:
             raise SettingsError("the landscape needs at least 2 directions and an odd number of points, 3 or more")
         if self.grid and (self.grid < 3 or self.grid % 2 == 0):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
@@ -64,13 +65,15 @@ def fit_logistic(
     initial = torch.zeros(classes, d + 1, dtype=torch.float64)
     if start is not None:
         initial = torch.cat([start[0].double().cpu(), start[1].double().cpu()[:, None]], 1)
-    result = minimize(
-        objective,
-        initial.reshape(-1).numpy(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": tolerance, "ftol": 1e-15, "maxcor": 20},
-    )
+    # scipy's L-BFGS works on short vectors, for which a BLAS with several threads is fifty times slower than with one
+    with threadpool_limits(1, user_api="blas"):
+        result = minimize(
+            objective,
+            initial.reshape(-1).numpy(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": tolerance, "ftol": 1e-15, "maxcor": 20},
+        )
     solution = torch.as_tensor(result.x, device=x.device).view(classes, d + 1)
     # scipy's own flag is also raised by its test on the decrease of the loss, far from the optimum on flat losses
     gradient_norm = float(np.abs(result.jac).max())

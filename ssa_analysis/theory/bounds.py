@@ -172,7 +172,9 @@ def check_rung(rung: str, evidence: Evidence, images: PerImage, draws: int, seed
     return RungCheck(rung, STATEMENTS[rung], left, right, interval.stderr, interval.low, interval.high, equality=rung == "R8")
 
 
-@measure("bounds", "both sides of the rungs R1, R2, R6, R8 of the theory, with verdicts", BoundsSettings, by_default=False)
+@measure(
+    "bounds", "both sides of the rungs R1, R2, R6, R8 of the theory, with verdicts", BoundsSettings, revision=2, by_default=False
+)
 def bounds(encoder: Encoder, data: Data, settings: BoundsSettings) -> list[Score]:
     """Scores ``R1``, ``R2``, ``R6``, ``R8`` (value: slack, in nats; sides and verdict in the settings) and the parts.
 

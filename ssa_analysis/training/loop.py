@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -199,8 +200,10 @@ def train(
                 optimizer.step()
             losses.append(loss)
         mean_loss = float(torch.stack(losses).mean())
-        if not torch.isfinite(torch.tensor(mean_loss)):
-            raise MeasureError(f"the loss became {mean_loss} in epoch {epoch + 1}; lower --lr. {checkpoint} is the last good one")
+        # the last step's damage shows in the weights only
+        if not math.isfinite(mean_loss) or not all(bool(torch.isfinite(p).all()) for p in encoder.parameters()):
+            kept = f"; {checkpoint} is of the last good epoch" if checkpoint.exists() else ""
+            raise MeasureError(f"the training diverged in epoch {epoch + 1} (loss {mean_loss:.4g}); lower --lr{kept}")
         last = epoch + 1 == settings.epochs
         knn = (
             online_knn(encoder, data, device) if settings.knn_every and ((epoch + 1) % settings.knn_every == 0 or last) else None

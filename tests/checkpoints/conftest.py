@@ -34,7 +34,12 @@ def payload(small_encoder: Encoder) -> dict[str, Any]:
         "model": small_encoder.state_dict(),
         "recipe": RECIPES["digits"].to_dict(),
         "loss": {"tau": 0.5, "beta": None},
-        "training": {"settings": {"method": "ssa-clr"}, "epoch": 3},
+        "training": {
+            "settings": {"method": "ssa-clr", "epochs": 3, "tau": 0.5, "beta": None},
+            "data": {"name": "digits", "fingerprint": "0"},
+            "epoch": 3,
+            "loss": 4.0,
+        },
         "optimizer": {"state": {}},
     }  # fmt: skip
 

@@ -220,3 +220,14 @@ def test_a_resnet_that_does_not_fit_is_refused(tmp_path: Path, change_state: Cal
     torch.save(state, tmp_path / "net.pt")
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize(
+    "training",
+    [{}, {"settings": "x"}, {"settings": {"method": "simclr"}, "data": {"name": "d"}, "epoch": 1, "loss": 0.5}],
+)
+def test_a_broken_training_record_is_said(training: dict[str, object], tiny_checkpoint: Path, tmp_path: Path) -> None:
+    payload = torch.load(tiny_checkpoint, weights_only=True)
+    torch.save({**payload, "training": training}, tmp_path / "broken.pt")
+    with pytest.raises(CheckpointError, match="training record"):
+        load_checkpoint(tmp_path / "broken.pt")

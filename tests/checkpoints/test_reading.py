@@ -109,10 +109,12 @@ def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path: Path, name: str, c
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"gone\.pt: no such file"):
         read_file(tmp_path / "gone.pt")
-    with pytest.raises(CheckpointError, match=r"gone\.pt: cannot be read \(No such file"):
+    with pytest.raises(CheckpointError, match=r"gone\.pt: no such file"):
         load_checkpoint(tmp_path / "gone.pt")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        file_hash(tmp_path)
+    with pytest.raises(CheckpointError, match=r"cannot be read \(No such file"):
+        file_hash(tmp_path / "gone.pt")
+    with pytest.raises(CheckpointError, match="a folder; name a file in it"):
+        load_checkpoint(tmp_path)
 
 
 def test_the_hash_is_sha256(tmp_path: Path) -> None:

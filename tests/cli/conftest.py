@@ -18,7 +18,6 @@ from unittest.mock import patch
 
 import pytest
 import ssa_analysis.reports.html  # noqa: F401 (matplotlib looks for its folders now, not while a test plays another user)
-import threadpoolctl
 import torch
 from ssa_analysis.cli.main import main
 
@@ -78,13 +77,6 @@ def run_cli(*arguments: object) -> Ended:
 @pytest.fixture(scope="session", name="cli")
 def _cli() -> Callable[..., Ended]:
     return run_cli
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Also for the BLAS behind scipy, which torch's setting does not reach: small problems are 50 times slower on two."""
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from ssa_analysis.errors import DataError
-from ssa_analysis.linking.rank import correlations, link_scores, link_table
+from ssa_analysis.linking.rank import correlations, link_scores, link_table, mixed_images
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -83,3 +83,17 @@ def test_missing_values_drop_their_checkpoint_only() -> None:
 def test_what_cannot_be_linked_is_said(frame: pd.DataFrame, target: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         link_scores(frame, target)
+
+
+def test_scores_of_different_images_are_named() -> None:
+    frame = table(np.arange(4.0), np.arange(4.0))
+    frame["settings"] = [{"data_fingerprint": "a"}] * len(frame)
+    assert mixed_images(frame) == []
+    odd = (frame["checkpoint"] == "c2") & (frame["measure"] == "shift")
+    frame.loc[odd, "settings"] = pd.Series([{"data_fingerprint": "b"}] * odd.sum(), index=frame.index[odd])
+    assert mixed_images(frame) == ["shift"]
+
+
+def test_a_constant_target_is_said() -> None:
+    with pytest.raises(DataError, match="nothing to explain"):
+        link_scores(table(np.arange(5.0), np.ones(5)), "downstream.probe_accuracy")

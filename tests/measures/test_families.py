@@ -118,3 +118,7 @@ def test_unknown_settings_and_wrong_types_are_named() -> None:
     assert row.make_settings({"pairs": "32", "tau": "0.1", "views": "simclr"}).to_dict()["pairs"] == 32
     assert row.make_settings({"tau": "0.1"}).tau == 0.1
     assert row.make_settings({"tau": "none"}).tau is None
+    with pytest.raises(SettingsError, match="did you mean simclr"):
+        row.make_settings({"views": "simcrl"})
+    with pytest.raises(SettingsError, match="temperature"):
+        row.make_settings({"tau": -1.0})

@@ -93,7 +93,7 @@ def test_the_page_says_what_the_checkpoints_are_and_how_it_was_measured(full_rep
     row = {row[0]: dict(zip(head, row, strict=True)) for row in rows}["ssa-clr-s1"]
     assert (row["method"], row["architecture"], row["weights"], row["epochs"]) == ("ssa-clr", "convnet, width 4", "1740", "3")
     assert "torch " in page.text
-    assert "Hessian eigenvalues, trace and spectral density" in page.text
+    assert "Hessian eigenvalues, trace, norms and spectral density" in page.text
 
 
 def test_numbers_can_be_sorted_as_numbers(full_report: Path) -> None:
