@@ -240,8 +240,8 @@ class CurvatureOperator:
                 self._add_chunked(batch, pieces, total)
                 continue
             gradients = self._kept[number] if self._kept is not None else self._whole_graph(batch)
-            for row, piece in zip(total, pieces, strict=True):
-                row += flatten(_directional(gradients, piece, self.parameters))
+            for i, piece in enumerate(pieces):
+                total[i] += flatten(_directional(gradients, piece, self.parameters))
         self.products += len(vectors)
         return (total / len(self.batches)).to(vectors.dtype)
 

@@ -81,7 +81,8 @@ def test_the_refusal_names_what_the_file_asks_for(tmp_path: Path) -> None:
         ({"lr": Decimal("0.1")}, "decimal.Decimal"),
     ):
         torch.save(content, tmp_path / "foreign.pt")
-        with pytest.raises(CheckpointError, match=f"refused: the file asks to load '{named}', which is not a tensor"):
+        # torch 2.4 writes the module of builtins, later ones leave it out
+        with pytest.raises(CheckpointError, match=rf"refused: the file asks to load '(builtins\.)?{named}', which is not a"):
             read_file(tmp_path / "foreign.pt")
 
 
