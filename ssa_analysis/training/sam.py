@@ -32,18 +32,14 @@ def ascent_step(
 @contextmanager
 def frozen_batchnorm_statistics(model: nn.Module) -> Iterator[None]:
     """Batch statistics are still used inside the block, but the running ones (and their counter) do not move."""
-    saved = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for module in saved:
+    tracking = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    # with the flag off, torch normalises by the batch in training mode and leaves the buffers alone
+    for module in tracking:
         module.track_running_stats = False
-        # with the flag off, torch normalises by the batch in training mode and leaves the buffers alone
-        module._saved_buffers = (module.running_mean, module.running_var)  # type: ignore[assignment]
-        module.running_mean = module.running_var = None
     try:
         yield
     finally:
-        for module in saved:
-            module.running_mean, module.running_var = module._saved_buffers  # type: ignore[misc]
-            del module._saved_buffers
+        for module in tracking:
             module.track_running_stats = True
 
 

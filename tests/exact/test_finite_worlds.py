@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssa_analysis.numerics.contrastive import softplus
 from ssa_analysis.theory.finite_worlds import check_world, random_world
+from ssa_analysis.theory.r6_margin import margins
 from ssa_analysis.theory.rungs import HOLDS, VIOLATED, WITHIN_ERROR, RungCheck
 
 
@@ -51,6 +53,15 @@ def test_equal_pair_laws_have_no_shift() -> None:
     r6 = check_world(same, 0.5, 2.0)[2]
     assert abs(r6.left) < 1e-12
     assert abs(r6.right) < 1e-12
+
+
+def test_softplus_of_the_margin_is_the_loss_written_out() -> None:
+    world = random_world(2, 6, 3, seed=2)
+    population, tau, beta = world.population, 0.4, 7.0
+    z, z_plus = world.z, world.z.flip(0)
+    gaps = (z @ world.z.T - (z * z_plus).sum(1, keepdim=True)) / tau
+    expected = torch.log(1 + beta * (population.marginal * gaps.exp()).sum(1))
+    torch.testing.assert_close(softplus(margins(z, z_plus, population, tau, beta)), expected)
 
 
 def test_verdicts() -> None:
