@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from ssa_analysis.training.settings import TrainSettings
 
 torch.set_num_threads(1)
 
+NOBODY = 65534  # user id without rights
 TINY = TrainSettings(arch="convnet", width=4, projector=(16, 8), epochs=3, batch=64, lr=0.1, warmup=1, knn_every=0)
 
 
@@ -34,3 +38,21 @@ def tiny_checkpoint(digits: Data, tmp_path_factory: pytest.TempPathFactory) -> P
 def encoder(tiny_checkpoint: Path) -> Encoder:
     """The tiny encoder, loaded afresh, so that a test may change it."""
     return load_checkpoint(tiny_checkpoint).encoder
+
+
+@pytest.fixture
+def ordinary_user() -> Callable[[], AbstractContextManager[None]]:
+    """Permissions mean nothing to root, so inside the block root is nobody."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+
+    return block

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from ssa_analysis.cli.main import main
 
 from ssa_analysis.checkpoints.writing import save_checkpoint
 
-NOBODY = 65534
 DATA = ("--data", "digits", "--subset", "300")
 METHODS = ("simclr", "simclr-sam", "simclr-fourier", "ssa-clr")
 
@@ -160,21 +157,3 @@ def open_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             patched.chdir(folder)
             yield folder
         folder.chmod(0o755)
-
-
-@pytest.fixture
-def ordinary_user() -> Callable[[], AbstractContextManager[None]]:
-    """Permissions mean nothing to root, so inside the block root is nobody."""
-
-    @contextmanager
-    def block() -> Iterator[None]:
-        root = os.geteuid() == 0
-        if root:
-            os.seteuid(NOBODY)
-        try:
-            yield
-        finally:
-            if root:
-                os.seteuid(0)
-
-    return block

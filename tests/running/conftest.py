@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ import pytest
 
 from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.score import Score
-
-NOBODY = 65534
 
 
 def make_cell(path: str = "runs/a/last.pt", sha256: str = "aa" * 32, measure: str = "toy", **changes: Any) -> Cell:
@@ -51,21 +47,3 @@ def open_folder() -> Iterator[Path]:
         folder = Path(name)
         folder.chmod(0o755)
         yield folder
-
-
-@pytest.fixture
-def ordinary_user() -> Callable[[], AbstractContextManager[None]]:
-    """Permissions mean nothing to root, so inside the block root is nobody."""
-
-    @contextmanager
-    def block() -> Iterator[None]:
-        root = os.geteuid() == 0
-        if root:
-            os.seteuid(NOBODY)
-        try:
-            yield
-        finally:
-            if root:
-                os.seteuid(0)
-
-    return block
