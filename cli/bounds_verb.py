@@ -12,6 +12,8 @@ from ssa_analysis.cli.common import (
     data_options,
     device_option,
     known_checkpoints,
+    model_options,
+    own_model,
     resolve_device,
     say,
 )
@@ -26,6 +28,7 @@ from ssa_analysis.score import Score
 @click.command()
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @data_options
+@model_options
 @click.option("--store", "store_path", type=click.Path(), help="Also keep the results in this store, for the report.")
 @click.option(
     "--views", default="own", show_default=True, help="Views of the practical pairs: own (as trained) or a recipe's name."
@@ -38,7 +41,8 @@ from ssa_analysis.score import Score
 @config_option("bounds")
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
-    store_path: str | None, views: str, tau: float | None, seed: int, workers: int, device: str, as_json: bool,
+    model: str | None, normalise: str | None, store_path: str | None, views: str, tau: float | None, seed: int, workers: int,
+    device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Evaluate both sides of the rungs R1, R2, R6, R8 on CHECKPOINTs and say which hold.
 
@@ -51,7 +55,7 @@ def command(
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
     device = resolve_device(device)
     paths, left_out = known_checkpoints(checkpoints)
-    cells = make_cells(paths, loaded_data(spec), ["bounds"], seed, {"views": views, "tau": tau}, {})
+    cells = make_cells(paths, loaded_data(spec), ["bounds"], seed, {"views": views, "tau": tau}, {}, own_model(model, normalise))
     labels = short_names({cell.sha256: cell.path for cell in cells})
     by_path = {cell.path: labels[cell.sha256] for cell in cells}
 

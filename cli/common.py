@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ssa_analysis.checkpoints.own_model import OwnModel, parse_model
 from ssa_analysis.checkpoints.reading import find_checkpoints
 from ssa_analysis.errors import CheckpointError, SettingsError
 
@@ -73,6 +74,23 @@ def data_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def model_options(function: F) -> F:
+    """``--model``, ``--normalise``."""
+    from_file = "Your own architecture: the file is executed, the function returns a torch.nn.Module. See docs/checkpoints.md"
+    option = click.option("--model", metavar="FILE.py:FUNCTION", help=from_file)
+    numbers = "Input normalisation of --model: imagenet, cifar10, cifar100, half, none or m,m,m/s,s,s."
+    return option(click.option("--normalise", metavar="NAME|NUMBERS", help=numbers)(function))
+
+
+def own_model(model: str | None, normalise: str | None) -> OwnModel | None:
+    """What the two options stand for; SettingsError where they do not fit."""
+    if model is None:
+        if normalise is not None:
+            raise SettingsError("--normalise belongs to --model; recognised layouts have their own normalisation")
+        return None
+    return parse_model(model, normalise)
 
 
 def device_option(function: F) -> F:

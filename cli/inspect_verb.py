@@ -6,21 +6,25 @@ import json
 from dataclasses import asdict
 
 import click
+from ssa_analysis.cli.common import model_options, own_model
 
 from ssa_analysis.checkpoints.loading import LoadReport, load_checkpoint
 
 
 @click.command()
 @click.argument("file", type=click.Path())
+@model_options
 @click.option("--json", "as_json", is_flag=True, help="Print the load report as JSON on stdout.")
-def command(file: str, as_json: bool) -> None:
+def command(file: str, model: str | None, normalise: str | None, as_json: bool) -> None:
     """Say what a checkpoint FILE holds, how it was recognised, and what was assumed. Nothing in it is executed.
+
+    The file of --model is yours and is executed.
 
     \b
     Example:
       ssa-analyze inspect runs/a/last.pt
     """
-    report = load_checkpoint(file).report
+    report = load_checkpoint(file, own_model(model, normalise)).report
     click.echo(json.dumps(asdict(report), indent=1) if as_json else describe(report))
 
 
@@ -34,6 +38,7 @@ def describe(report: LoadReport) -> str:
         f"encoder      {report.arch}",
         f"weights      {report.parameters:,} in {report.tensors} tensors, all placed, all finite",
         f"projector    {projector}",
+        f"classifier   {'yes' if report.has_classifier else 'no (the supervised loss takes a linear probe in its place)'}",
     ]
     if report.training:
         settings, data = report.training["settings"], report.training["data"]

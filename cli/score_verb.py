@@ -14,11 +14,15 @@ from ssa_analysis.cli.common import (
     duration,
     known_checkpoints,
     merge_settings,
+    model_options,
+    own_model,
     parse_settings,
     resolve_device,
     say,
 )
 
+from ssa_analysis.checkpoints.own_model import OwnModel
+from ssa_analysis.measures.fixed_loss import LOSSES
 from ssa_analysis.running.executors import EXECUTORS
 from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells
 from ssa_analysis.running.scoring import ScoringSummary, cells_to_run, run_cells
@@ -29,6 +33,7 @@ from ssa_analysis.score import Score
 @click.command()
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @data_options
+@model_options
 @click.option(
     "--store", "store_path", default="scores.db", show_default=True, type=click.Path(), help="SQLite file for the scores."
 )
@@ -44,6 +49,13 @@ from ssa_analysis.score import Score
 @click.option(
     "--views", default="own", show_default=True, help="Views of the practical pairs: own (as trained) or a recipe's name."
 )
+@click.option(
+    "--loss",
+    default="contrastive",
+    show_default=True,
+    type=click.Choice(LOSSES),
+    help="Loss whose curvature, flatness and landscape are measured.",
+)
 @click.option("--tau", type=float, help="Temperature of the contrastive loss; default: the checkpoint's own, else 0.5.")
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option(
@@ -54,8 +66,8 @@ from ssa_analysis.score import Score
 @config_option("score")
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
-    store_path: str, measures: str | None, assignments: tuple[str, ...], views: str, tau: float | None, seed: int, workers: int,
-    device: str, as_json: bool,
+    model: str | None, normalise: str | None, store_path: str, measures: str | None, assignments: tuple[str, ...], views: str,
+    loss: str, tau: float | None, seed: int, workers: int, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure CHECKPOINTs (files, globs, folders) and keep the scores.
 
@@ -65,22 +77,24 @@ def command(
     Example:
       ssa-analyze score runs/*/last.pt --data cifar10 --store scores.db
       ssa-analyze score model.pt --data images/ --measures downstream,shift --json
+      ssa-analyze score mine.pt --model net.py:build --normalise cifar10 --data cifar10 --loss supervised --measures curvature
     """
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
     names = [m.strip() for m in measures.split(",") if m.strip()] if measures is not None else default_measures()
-    run_and_print(checkpoints, spec, names, parse_settings(assignments), {"views": views, "tau": tau}, seed, store_path,
-                  workers, device, as_json)  # fmt: skip
+    run_and_print(checkpoints, spec, names, parse_settings(assignments), {"views": views, "tau": tau, "loss": loss}, seed,
+                  store_path, workers, device, as_json, own_model(model, normalise))  # fmt: skip
 
 
 def run_and_print(
     checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str], overrides: dict[str, dict[str, str]],
     shared: dict[str, object], seed: int, store_path: str | None, workers: int, device: str, as_json: bool,
+    model: OwnModel | None = None,
 ) -> None:  # fmt: skip
     """Plan, run, store, print; ends with exit code 1 if a cell failed."""
     device = resolve_device(device)
     paths, left_out = known_checkpoints(checkpoints)
     loaded = loaded_data(spec)
-    cells = make_cells(paths, loaded, measures, seed, shared, overrides)
+    cells = make_cells(paths, loaded, measures, seed, shared, overrides, model)
     store = Store(store_path) if store_path else None
     try:
         labels = short_names({cell.sha256: cell.path for cell in cells})

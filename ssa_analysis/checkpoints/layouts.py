@@ -94,7 +94,7 @@ _HEAD = re.compile(r"(^|\.)(fc|linear|classifier|online_classifier|head|projecto
 _BACKBONE = re.compile(r"(conv1|bn1|layer[1-4])\.")
 
 
-def _unwrap(payload: Any) -> Mapping[str, Any] | None:
+def unwrap(payload: Any) -> Mapping[str, Any] | None:
     """The state dict inside a payload, or None."""
     if not isinstance(payload, Mapping):
         return None
@@ -105,7 +105,7 @@ def _unwrap(payload: Any) -> Mapping[str, Any] | None:
 
 
 def _resnet_prefix(payload: Any) -> str | None:
-    state = _unwrap(payload)
+    state = unwrap(payload)
     if state is None:
         return None
     for prefix in PREFIXES:
@@ -114,19 +114,21 @@ def _resnet_prefix(payload: Any) -> str | None:
     return None
 
 
+def _linear_classifier(own: Mapping[str, Any], feature_dim: int) -> nn.Linear | None:
+    """The linear layer ``fc`` that maps features to logits, or None where ``fc`` is something else or absent."""
+    keys = {key for key in own if key.startswith("fc.")}
+    weight = own.get("fc.weight")
+    if not isinstance(weight, Tensor) or not keys <= {"fc.weight", "fc.bias"} or weight.shape[1:] != (feature_dim,):
+        return None
+    return nn.Linear(feature_dim, len(weight), bias="fc.bias" in own)
+
+
 def _resnet_recognise(payload: Any) -> Recognised:
-    prefix, state = _resnet_prefix(payload), _unwrap(payload)
+    prefix, state = _resnet_prefix(payload), unwrap(payload)
     assert prefix is not None  # what matches() has seen
     assert state is not None
     own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     tensors = {f"backbone.{key}": value for key, value in own.items() if _BACKBONE.match(key)}
-    used = {f"{prefix}{key}" for key in own if f"backbone.{key}" in tensors}
-    rest = [key for key in state if key not in used]
-    unknown = [key for key in rest if isinstance(state[key], Tensor) and not _HEAD.search(str(key))]
-    if unknown:
-        raise CheckpointError(f"{len(unknown)} of its tensors are of unknown use, first {unknown[0]!r}")
-    head, value = "classifier or head, not part of the features", "not a tensor"
-    left_over = {key: head if isinstance(state[key], Tensor) else value for key in rest}
     depths = tuple(len({k.split(".")[1] for k in own if k.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4))
     bottleneck = "layer1.0.conv3.weight" in own
     if (depths, bottleneck) not in _RESNETS:
@@ -138,10 +140,21 @@ def _resnet_recognise(payload: Any) -> Recognised:
     if kernel not in (3, 7):
         raise CheckpointError(f"a stem of kernel {kernel} is not known: 3 (CIFAR) or 7 (ImageNet)")
     stem = "cifar" if kernel == 3 else "imagenet"
+    backbone = build_backbone(arch, width, stem)
+    classifier = _linear_classifier(own, int(backbone.feature_dim))  # type: ignore[arg-type]
+    if classifier is not None:
+        tensors |= {f"classifier.{key}": own[f"fc.{key}"] for key in classifier.state_dict()}
+    used = {f"{prefix}{key}" for key in own if f"backbone.{key}" in tensors or key.replace("fc.", "classifier.", 1) in tensors}
+    rest = [key for key in state if key not in used]
+    unknown = [key for key in rest if isinstance(state[key], Tensor) and not _HEAD.search(str(key))]
+    if unknown:
+        raise CheckpointError(f"{len(unknown)} of its tensors are of unknown use, first {unknown[0]!r}")
+    head, value = "classifier or head, not part of the features", "not a tensor"
+    left_over = {key: head if isinstance(state[key], Tensor) else value for key in rest}
     assumptions = ["input normalisation: ImageNet mean and std (the file does not say)"]
     if stem == "cifar":
         assumptions.append("3x3 stem of stride 1, padding 1, without max-pooling (the file does not say)")
-    encoder = Encoder(build_backbone(arch, width, stem), None, IMAGENET_MEAN, IMAGENET_STD)
+    encoder = Encoder(backbone, None, IMAGENET_MEAN, IMAGENET_STD, classifier=classifier)
     return Recognised(encoder, f"{arch}, width {width}, {stem} stem", tensors, left_over, assumptions)
 
 

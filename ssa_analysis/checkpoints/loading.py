@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from ssa_analysis.checkpoints.layouts import LAYOUTS, Recognised, batchnorm_counters
+from ssa_analysis.checkpoints.own_model import OwnModel, recognise_own
 from ssa_analysis.checkpoints.reading import file_hash, first_line, read_file
 from ssa_analysis.errors import CheckpointError, SSAError
 from ssa_analysis.models.encoder import Encoder
+
+OWN_LAYOUT = "own model"
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,16 @@ class LoadReport:
     tensors: int
     parameters: int
     has_projector: bool
+    has_classifier: bool
     left_over: dict[str, str]
     assumptions: list[str]
     training: dict[str, Any]
 
     @property
     def method(self) -> str:
-        """The training method, or the layout's name where the file does not say."""
-        return str(self.training.get("settings", {}).get("method", self.layout))
+        """The training method; where the file does not say, the layout's name or that of the user's architecture."""
+        unknown = self.arch if self.layout == OWN_LAYOUT else self.layout
+        return str(self.training.get("settings", {}).get("method", unknown))
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,11 @@ class LoadedCheckpoint:
     report: LoadReport
 
 
-def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
+def load_checkpoint(path: str | Path, model: OwnModel | None = None) -> LoadedCheckpoint:
     """Read, recognise, build and fill an encoder.
+
+    Args:
+        model: the architecture, where it is the user's own; by default it is recognised from the names in the file.
 
     Raises:
         CheckpointError: unreadable, refused, unknown layout, keys or shapes that do not fit, weights not finite.
@@ -53,12 +61,7 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
     path = Path(path)
     payload = read_file(path)
     sha256 = file_hash(path)
-    for name, layout in LAYOUTS:
-        if layout.matches(payload):
-            found = _recognise(path, name, layout.recognise, payload)
-            break
-    else:
-        raise CheckpointError(f"{path}: {_describe(payload)}; known layouts: {', '.join(LAYOUTS.names())}")
+    name, found = _find_layout(path, payload) if model is None else (OWN_LAYOUT, _own_model(path, model, payload))
     _fill(path, found)
     report = LoadReport(
         path=str(path),
@@ -68,11 +71,29 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         tensors=len(found.tensors),
         parameters=sum(p.numel() for p in found.encoder.parameters()),
         has_projector=found.encoder.projector is not None,
+        has_classifier=found.encoder.classifier is not None,
         left_over=found.left_over,
         assumptions=found.assumptions,
         training=found.training,
     )
     return LoadedCheckpoint(found.encoder.eval(), report)
+
+
+def _find_layout(path: Path, payload: Any) -> tuple[str, Recognised]:
+    for name, layout in LAYOUTS:
+        if layout.matches(payload):
+            return name, _recognise(path, name, layout.recognise, payload)
+    hint = "or bring the architecture with --model path/to/file.py:function"
+    raise CheckpointError(f"{path}: {_describe(payload)}; known layouts: {', '.join(LAYOUTS.names())}; {hint}")
+
+
+def _own_model(path: Path, model: OwnModel, payload: Any) -> Recognised:
+    if file_hash(Path(model.path)) != model.sha256:
+        raise CheckpointError(f"{model.path} has changed since the run began")
+    try:
+        return recognise_own(model, payload)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _recognise(path: Path, layout: str, recognise: Any, payload: Any) -> Recognised:

@@ -69,6 +69,18 @@ class PairBatch:
     second: Tensor
 
 
+def draw_images(data: Data, split: str, count: int, batch: int, seed: int) -> list[Tensor]:
+    """Indices ``(batch,)`` into a split, for batches of images drawn without replacement.
+
+    ``count`` images (fewer if the split is smaller) are cut into batches of ``batch`` (never more than there are); a
+    last batch that would be smaller is dropped, so that all have the same size.
+    """
+    available = len(data.splits[split])
+    batch = min(batch, count, available)
+    order = torch.randperm(available, generator=generator(seed, "fixed batches"))[:count]
+    return list(order[: len(order) // batch * batch].split(batch))
+
+
 def fixed_batches(
     data: Data, split: str, views: Views, pairs: int, batch: int, seed: int, features: Tensor | None = None
 ) -> list[PairBatch]:
@@ -90,10 +102,8 @@ def fixed_batches(
             f"{data.name}: the {split} split holds {len(images)} images, fewer than a batch of {batch}; "
             "lower the batch or use more images"
         )
-    order = torch.randperm(len(images), generator=generator(seed, "fixed batches"))[: max(batch, pairs // batch * batch)]
-    order = order[: len(order) // batch * batch]
     batches = []
-    for number, index in enumerate(order.split(batch)):
+    for number, index in enumerate(draw_images(data, split, max(batch, pairs), batch, seed)):
         near = features[index] if features is not None else None
         pair_seed = derive_seed(seed, "fixed batch", number)
         first, second = practical_pairs(images[index], views, pair_seed, labels[index], near)

@@ -1,25 +1,37 @@
-"""The loss whose sharpness is measured: NT-Xent over batches that are drawn once and then never change.
+"""The loss whose sharpness is measured: over batches that are drawn once and then never change.
 
-Definition. From the seed, ``pairs`` images of the held-out split are drawn and cut into batches of ``batch``; two
-views of each image are drawn and kept. The loss of a batch is the mean NT-Xent over its ``2 * batch`` anchors, each
-against the other ``2 * batch - 2`` rows; the loss of the set is the mean over its batches. BatchNorm uses its running
-statistics. All of it is a deterministic function of the weights, which two passes must confirm.
+From the seed, ``pairs`` images of a split are drawn and cut into batches of ``batch``. BatchNorm uses its running
+statistics, dropout is off. The loss is a deterministic function of the weights, which two passes must confirm.
+
+* ``contrastive``: two views of each image are drawn and kept. The loss of a batch is the mean NT-Xent over its
+  ``2 * batch`` anchors, each against the other ``2 * batch - 2`` rows; the loss of the set is the mean over batches.
+* ``supervised``: the images as they are, and the mean cross-entropy of the checkpoint's classifier. A checkpoint
+  without one gets the linear probe of its features, fitted on the probe split, as its last layer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy, normalize
 
-from ssa_analysis.data.datasets import Data
-from ssa_analysis.data.pairs import PairBatch, fixed_batches
-from ssa_analysis.errors import MeasureError
-from ssa_analysis.measures.base import MeasureSettings, loss_parameters, make_views, split_features
+from ssa_analysis.data.datasets import SPLITS, Data
+from ssa_analysis.data.pairs import PairBatch, draw_images, fixed_batches
+from ssa_analysis.errors import MeasureError, SettingsError
+from ssa_analysis.measures.base import MeasureSettings, loss_parameters, make_views, remembered, split_features
+from ssa_analysis.measures.probing import fit_probe
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.contrastive import check_temperature, nt_xent_from_similarities
 from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, Loss
+from ssa_analysis.registry import unknown_name
+
+LOSSES = ("contrastive", "supervised")
+Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,26 +39,41 @@ class FixedLossSettings(MeasureSettings):
     """Settings of the fixed batches.
 
     Attributes:
-        pairs: how many in all. batch: how many at a time (fewer where the split is smaller).
+        loss: ``contrastive`` or ``supervised``.
+        scope: which weights move: ``all`` that the loss depends on, ``backbone``, ``projector``, ``classifier``, or
+            names of layers or weights separated by commas (``backbone.layer4,projector.0.weight``; ``*`` is a wildcard).
+        split: where the images come from: ``train``, ``probe`` or ``held-out``.
+        pairs: how many in all (images, for the supervised loss). batch: how many at a time; never more than ``pairs``.
         memory: GiB that graphs may take; the numbers do not depend on it, the time does.
     """
 
+    loss: str = "contrastive"
+    scope: str = "all"
+    split: str = "held-out"
     pairs: int = 256
     batch: int = 256
     memory: float = 2.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss not in LOSSES:
+            raise unknown_name("loss", self.loss, list(LOSSES))
+        if self.split not in SPLITS:
+            raise unknown_name("split", self.split, list(SPLITS))
+        if self.pairs < 1 or self.batch < 1:
+            raise SettingsError(f"pairs and batch must be at least 1, got {self.pairs} and {self.batch}")
+
 
 def fixed_pairs(encoder: Encoder, data: Data, settings: FixedLossSettings) -> list[PairBatch]:
-    """The batches of the definition above. A split smaller than one batch makes one batch of all its images."""
-    available = len(data.splits["held-out"])
-    batch = min(settings.batch, available)
+    """The pairs of the contrastive loss. A split smaller than one batch makes one batch of all its images."""
+    batch = min(settings.batch, settings.pairs, len(data.splits[settings.split]))
     views = make_views(encoder, data, settings.views)
-    features = split_features(encoder, data, "held-out") if views.needs_features else None
-    return fixed_batches(data, "held-out", views, settings.pairs, batch, settings.seed, features)
+    features = split_features(encoder, data, settings.split) if views.needs_features else None
+    return fixed_batches(data, settings.split, views, settings.pairs, batch, settings.seed, features)
 
 
-def contrastive_loss(pairs: int, tau: float, beta: float | None) -> Loss:
-    """Mean NT-Xent of ``2 * pairs`` rows, the second half the positives of the first; logits are the similarities."""
+def contrastive_loss(tau: float, beta: float | None) -> Loss:
+    """Mean NT-Xent of ``2 m`` rows, the second half the positives of the first; logits are the similarities."""
 
     def scalar(similarities: Tensor) -> Tensor:
         return nt_xent_from_similarities(similarities, beta).mean()
@@ -54,22 +81,114 @@ def contrastive_loss(pairs: int, tau: float, beta: float | None) -> Loss:
     return Loss(lambda z: z @ z.T / tau, scalar)
 
 
+def supervised_loss(labels: Tensor) -> Loss:
+    """Mean cross-entropy of logits ``(k, M)`` against ``labels (k,)``."""
+    return Loss(lambda logits: logits, lambda logits: cross_entropy(logits, labels))
+
+
+def probe_as_layer(encoder: Encoder, data: Data, seed: int) -> nn.Linear:
+    """The linear probe of the raw features, its standardisation folded into weights and bias."""
+    probe = fit_probe(encoder, data, seed)
+    weight = probe.classifier.weight * probe.scale
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device=encoder.device, dtype=next(encoder.parameters()).dtype)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(probe.classifier.bias - weight @ probe.mean)
+    return layer
+
+
 def fixed_operator(encoder: Encoder, data: Data, settings: FixedLossSettings, kind: str = "hessian") -> CurvatureOperator:
-    """The operator of that loss over all weights of backbone and projector, after the determinism check.
+    """The curvature operator of that loss over the weights in scope, after the determinism check.
+
+    Its ``names`` are those of the encoder: ``backbone.``, ``projector.`` or ``classifier.`` and the name inside.
 
     Raises:
-        MeasureError: no projector, a loss that is not finite, or two passes that differ.
+        MeasureError: no projector, classes that do not fit, a loss that is not finite, or two passes that differ.
+        SettingsError: a scope that names nothing.
     """
-    if encoder.projector is None:
-        raise MeasureError("this checkpoint has no projector: the contrastive loss needs one")
     encoder.eval()
-    tau, beta = loss_parameters(encoder, settings)
-    check_temperature(tau, beta)
-    batches = [
-        Batch(torch.cat([b.first, b.second]).to(encoder.device), contrastive_loss(len(b.first), tau, beta))
-        for b in fixed_pairs(encoder, data, settings)
-    ]
-    parameters = [p for p in encoder.parameters() if p.requires_grad]
-    operator = CurvatureOperator(encoder.embed, batches, parameters, kind=kind, memory=settings.memory * 2**30)
+    if settings.loss == "contrastive":
+        head, batches = _contrastive(encoder, data, settings)
+    else:
+        head, batches = _supervised(encoder, data, settings)
+    part = "projector" if settings.loss == "contrastive" else "classifier"
+    weights = {
+        f"{name}.{key}": p
+        for name, module in (("backbone", encoder.backbone), (part, head))
+        for key, p in module.named_parameters()
+    }
+    chosen = in_scope(list(weights), settings.scope)
+    frozen = {name: p.detach() for name, p in weights.items() if name not in chosen}
+    for name in chosen:
+        weights[name].requires_grad_()
+
+    def network(images: Tensor) -> Tensor:
+        h = _call(encoder.backbone, frozen, "backbone", encoder.normalised(images))
+        out = _call(head, frozen, part, h)
+        return normalize(out, dim=1) if part == "projector" else out
+
+    _check_outputs(network, batches, data, settings)
+    operator = CurvatureOperator(
+        network, batches, [weights[name] for name in chosen], names=chosen, kind=kind, memory=settings.memory * 2**30
+    )
     operator.check_determinism()
     return operator
+
+
+def _contrastive(encoder: Encoder, data: Data, settings: FixedLossSettings) -> tuple[nn.Module, list[Batch]]:
+    if encoder.projector is None:
+        raise MeasureError(
+            "this checkpoint has no projector: the contrastive loss needs one (--loss supervised takes a classifier or a probe)"
+        )
+    tau, beta = loss_parameters(encoder, settings)
+    check_temperature(tau, beta)
+    pairs = fixed_pairs(encoder, data, settings)
+    loss = contrastive_loss(tau, beta)
+    return encoder.projector, [Batch(torch.cat([b.first, b.second]).to(encoder.device), loss) for b in pairs]
+
+
+def _supervised(encoder: Encoder, data: Data, settings: FixedLossSettings) -> tuple[nn.Module, list[Batch]]:
+    head = encoder.classifier
+    if head is None:
+        data.require_classes(2)
+        key = ("probe layer", data.fingerprint, settings.seed)
+        head = remembered(encoder, key, lambda: probe_as_layer(encoder, data, settings.seed))
+    order = draw_images(data, settings.split, settings.pairs, settings.batch, settings.seed)
+    images, labels = data.images_of(settings.split), data.labels_of(settings.split)
+    device = encoder.device
+    return head, [Batch(images[index].to(device), supervised_loss(labels[index].to(device))) for index in order]
+
+
+def _call(module: nn.Module, frozen: dict[str, Tensor], prefix: str, x: Tensor) -> Tensor:
+    """The module with its frozen weights detached, so that autograd saves nothing for them."""
+    constants = {name.removeprefix(f"{prefix}."): p for name, p in frozen.items() if name.startswith(f"{prefix}.")}
+    out: Tensor = functional_call(module, constants, (x,)) if constants else module(x)
+    return out
+
+
+def _check_outputs(network: Network, batches: list[Batch], data: Data, settings: FixedLossSettings) -> None:
+    with torch.no_grad():
+        out = network(batches[0].inputs[:2])
+    classes = len(data.class_names)
+    if out.ndim != 2:
+        raise MeasureError(f"the network's outputs for an image must be one row of numbers, got the shape {tuple(out.shape[1:])}")
+    if settings.loss == "supervised" and out.shape[1] != classes:
+        raise MeasureError(f"the classifier tells {out.shape[1]} classes apart, {data.name} has {classes}")
+
+
+def in_scope(names: list[str], scope: str) -> list[str]:
+    """The weights that a scope names, in the order of ``names``; SettingsError where a part of it names nothing.
+
+    >>> in_scope(["backbone.conv1.weight", "backbone.bn1.bias", "projector.0.weight"], "projector,*.bias")
+    ['backbone.bn1.bias', 'projector.0.weight']
+    """
+    if scope == "all":
+        return names
+    chosen: set[str] = set()
+    for pattern in (part.strip() for part in scope.split(",")):
+        found = [name for name in names if name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)]
+        if not found:
+            layers = [".".join(name.split(".")[:depth]) for depth in (1, 2, 3, 4) for name in names]
+            raise unknown_name("scope", pattern, list(dict.fromkeys(["all", *layers, *names])))
+        chosen.update(found)
+    return [name for name in names if name in chosen]

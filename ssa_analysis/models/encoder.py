@@ -28,12 +28,13 @@ class Projector(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """Backbone, projector and input normalisation.
+    """Backbone, projector and input normalisation; a supervised checkpoint has a classifier as well.
 
     ``features`` gives h, before the projector; ``embed`` gives z, after it, with unit norm. Both take images in
     [0, 1] (or uint8): the normalisation is part of the encoder, so that no measure can forget it.
 
     Attributes:
+        classifier: maps features h to class logits; None where the file holds none.
         recipe: the views it was trained with, None where unknown.
         loss: ``tau``, ``beta`` (None: K) of its training loss; empty where unknown.
     """
@@ -46,10 +47,12 @@ class Encoder(nn.Module):
         std: tuple[float, ...],
         recipe: ViewRecipe | None = None,
         loss: Mapping[str, Any] | None = None,
+        classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector
+        self.classifier = classifier
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -62,9 +65,13 @@ class Encoder(nn.Module):
         """Where the weights live."""
         return next(self.parameters()).device
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """``(n, 3, h, w)`` images in [0, 1] (or uint8) -> what the backbone takes."""
+        return (to_float(images) - self.mean) / self.std
+
     def features(self, images: Tensor) -> Tensor:
         """``(n, 3, h, w)`` images -> features h ``(n, feature_dim)``."""
-        h: Tensor = self.backbone((to_float(images) - self.mean) / self.std)
+        h: Tensor = self.backbone(self.normalised(images))
         return h
 
     def embed_features(self, h: Tensor) -> Tensor:
@@ -76,6 +83,13 @@ class Encoder(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """``(n, 3, h, w)`` images -> embedding z ``(n, d)``, unit rows."""
         return self.embed_features(self.features(images))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """``(n, 3, h, w)`` images -> class logits ``(n, M)``; MeasureError without a classifier."""
+        if self.classifier is None:
+            raise MeasureError("this checkpoint has no classifier: the supervised loss needs one")
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
 
     def forward(self, images: Tensor) -> Tensor:
         """The embedding; lets the encoder stand where a plain module is expected."""

@@ -132,6 +132,7 @@ class CurvatureOperator:
         network: maps inputs ``(k, ...)`` to outputs ``(k, d)``, row by row, without randomness.
         batches: fixed; the operator is the mean of theirs.
         parameters: tensors with ``requires_grad``; n is their total size.
+        names: of the parameters; their numbers by default.
         kind: ``hessian`` or ``gauss-newton``.
         memory: bytes that autograd may save. Where the graphs of all batches fit, they are built once and every
             product costs one double backward; where one batch fits, its graph is rebuilt for each product; else the
@@ -151,6 +152,7 @@ class CurvatureOperator:
         batches: Sequence[Batch],
         parameters: Sequence[Tensor],
         *,
+        names: Sequence[str] | None = None,
         kind: str = "hessian",
         memory: float = DEFAULT_MEMORY,
     ) -> None:
@@ -161,6 +163,7 @@ class CurvatureOperator:
         if not memory > 0:
             raise SettingsError(f"the memory for graphs must be positive, got {memory}")
         self.network, self.batches, self.parameters = network, list(batches), list(parameters)
+        self.names = list(names) if names is not None else [str(i) for i in range(len(self.parameters))]
         self.kind, self.memory = kind, memory
         self.size = sum(p.numel() for p in self.parameters)
         self.products = 0

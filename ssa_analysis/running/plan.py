@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from ssa_analysis import theory as _theory  # noqa: F401  (registers the bounds as a measure)
 from ssa_analysis.checkpoints.loading import LoadedCheckpoint, LoadReport, load_checkpoint
+from ssa_analysis.checkpoints.own_model import OwnModel
 from ssa_analysis.checkpoints.reading import file_hash
 from ssa_analysis.data.datasets import Data, load_data
 from ssa_analysis.errors import MeasureError, SettingsError, SSAError
@@ -42,7 +43,10 @@ def loaded_data(spec: DataSpec) -> Data:
 
 @dataclass(frozen=True)
 class Cell:
-    """One measure of one checkpoint on one data set with one seed."""
+    """One measure of one checkpoint on one data set with one seed.
+
+    ``model`` is the user's own architecture, None where it is recognised from the file.
+    """
 
     path: str
     sha256: str
@@ -51,6 +55,7 @@ class Cell:
     data_name: str
     data_fingerprint: str
     code_version: str
+    model: OwnModel | None = None
 
     @property
     def seed(self) -> int:
@@ -60,7 +65,9 @@ class Cell:
     @property
     def key(self) -> str:
         """SHA-256 over checkpoint hash, measure, settings (with the seed), data and code version."""
-        parts = [self.sha256, self.measure, dict(self.settings), self.data_fingerprint, self.code_version]
+        parts: list[Any] = [self.sha256, self.measure, dict(self.settings), self.data_fingerprint, self.code_version]
+        if self.model is not None:
+            parts.append([self.model.sha256, self.model.function, self.model.normalise])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -87,11 +94,12 @@ def make_cells(
     seed: int,
     shared: Mapping[str, Any],
     overrides: Mapping[str, Mapping[str, Any]],
+    model: OwnModel | None = None,
 ) -> list[Cell]:
     """Cells in the order of checkpoints, then measures.
 
     Args:
-        shared: settings that all measures know (``views``, ``tau``, ...).
+        shared: settings of several measures (``views``, ``tau``, ``loss``); each takes those it knows.
         overrides: settings by measure; they win over the shared ones.
 
     Raises:
@@ -102,9 +110,14 @@ def make_cells(
     rows = [MEASURES.get(name) for name in dict.fromkeys(measures)]
     if not rows:
         raise SettingsError("no measures were named")
-    settings = {row.name: row.make_settings({**shared, "seed": seed, **overrides.get(row.name, {})}).to_dict() for row in rows}
+    settings = {}
+    for row in rows:
+        known = {f.name for f in fields(row.settings)}
+        common = {name: value for name, value in shared.items() if name in known}
+        settings[row.name] = row.make_settings({**common, "seed": seed, **overrides.get(row.name, {})}).to_dict()
+    version = __version__
     return [
-        Cell(str(path), sha256, row.name, settings[row.name], data.name, data.fingerprint, f"{__version__}/{row.revision}")
+        Cell(str(path), sha256, row.name, settings[row.name], data.name, data.fingerprint, f"{version}/{row.revision}", model)
         for path, sha256 in ((path, file_hash(path)) for path in paths)
         for row in rows
     ]
@@ -117,7 +130,7 @@ def run_checkpoint(cells: list[Cell], spec: DataSpec, device: str) -> Iterator[C
     """
     try:
         data = loaded_data(spec)
-        loaded = load_checkpoint(cells[0].path)
+        loaded = load_checkpoint(cells[0].path, cells[0].model)
         if loaded.report.sha256 != cells[0].sha256:
             raise MeasureError(f"{cells[0].path} changed while it was being scored; score it again")
     except SSAError as error:
@@ -161,5 +174,7 @@ def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data) -> CellResult:
         return CellResult(cell, error=text, seconds=time.perf_counter() - started, report=loaded.report)
     seconds = time.perf_counter() - started
     context = {**cell.settings, "data": data.name, "data_fingerprint": data.fingerprint, "code_version": cell.code_version}
+    if cell.model is not None:
+        context["model"] = str(cell.model)
     stamped = [score.with_context(cell.path, context, seconds) for score in scores]
     return CellResult(cell, stamped, seconds=seconds, report=loaded.report)

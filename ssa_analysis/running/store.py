@@ -279,6 +279,7 @@ class Store:
 def _report_dict(report: Any) -> dict[str, Any]:
     return {
         "layout": report.layout, "arch": report.arch, "tensors": report.tensors, "parameters": report.parameters,
-        "has_projector": report.has_projector, "left_over": report.left_over, "assumptions": report.assumptions,
+        "has_projector": report.has_projector, "has_classifier": report.has_classifier,
+        "left_over": report.left_over, "assumptions": report.assumptions,
         "training": report.training,
     }  # fmt: skip

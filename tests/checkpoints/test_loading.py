@@ -153,12 +153,13 @@ def test_torchvision_s_resnet_gives_the_module_s_features(tmp_path: Path, resnet
     loaded = load_checkpoint(tmp_path / "net.pth")
     images = some_images(64)
     with torch.no_grad():
-        torch.testing.assert_close(loaded.encoder.features(images), expected_features(resnet18, images), atol=1e-5, rtol=1e-5)
+        features = expected_features(resnet18, images)
+        torch.testing.assert_close(loaded.encoder.features(images), features, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(loaded.encoder.logits(images), resnet18.fc(features), atol=1e-5, rtol=1e-5)
     report = loaded.report
     assert (report.layout, report.arch) == ("torchvision-resnet", "resnet18, width 64, imagenet stem")
-    assert not report.has_projector
-    assert [key.rpartition("fc.")[2] for key in report.left_over] == ["weight", "bias"]
-    assert all("classifier" in why for why in report.left_over.values())
+    assert (report.has_projector, report.has_classifier) == (False, True)
+    assert report.left_over == {}
     assert report.assumptions == ["input normalisation: ImageNet mean and std (the file does not say)"]
     assert report.method == "torchvision-resnet"  # the file does not say how it was trained
 

@@ -48,7 +48,7 @@ class Problem:
         return normalize(self.net(x), dim=1)
 
     def operator(self, **options: Any) -> CurvatureOperator:
-        batches = [Batch(v, contrastive_loss(PAIRS, 0.5, None)) for v in self.views]
+        batches = [Batch(v, contrastive_loss(0.5, None)) for v in self.views]
         return CurvatureOperator(self.network, batches, self.parameters, **options)
 
     def dense(self) -> Tensor:
@@ -180,7 +180,7 @@ def test_a_random_layer_is_refused(problem: Problem) -> None:
     dropout = nn.Dropout(0.5).train()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        batch = Batch(problem.views[0], contrastive_loss(PAIRS, 0.5, None))
+        batch = Batch(problem.views[0], contrastive_loss(0.5, None))
         with pytest.raises(MeasureError, match="two passes"):
             CurvatureOperator(lambda x: dropout(problem.network(x)), [batch], problem.parameters).check_determinism()
 
