@@ -9,22 +9,24 @@ gradient of the loss at Z and ``J`` the Jacobian of Z,
 
     H v = J^T (d2L/dZ2) J v + d/dw <J^T G, v>   with G held fixed,
 
-and each term is a sum over chunks. One double backward through ``<J^T G, v>`` gives both ``J v`` (the derivative with
-respect to G) and the second term.
+and each term is a sum over chunks, or over the processes of a ``torchrun`` job that share a batch's rows. One double
+backward through ``<J^T G, v>`` gives both ``J v`` (the derivative with respect to G) and the second term.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ssa_analysis.errors import MeasureError, SettingsError
+from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.registry import unknown_name
 
 Network = Callable[[Tensor], Tensor]
@@ -125,6 +127,26 @@ def _directional(gradients: Sequence[Tensor], vectors: Sequence[Tensor], inputs:
     return _grad(outputs, inputs, cotangents, retain_graph=True)
 
 
+def twice_differentiable(network: Network) -> Network:
+    """The network with the plain attention kernel: the fused ones have no second derivative."""
+
+    def run(inputs: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            return network(inputs)
+
+    return run
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of a batch on their way through the network: outputs, and ``J^T leaf``, differentiable in both."""
+
+    rows: slice  # within this process's share
+    outputs: Tensor
+    leaf: Tensor
+    gradients: list[Tensor]
+
+
 class CurvatureOperator:
     """Hessian (or Gauss-Newton) operator of the mean loss of fixed batches with respect to ``parameters``.
 
@@ -137,6 +159,8 @@ class CurvatureOperator:
         memory: bytes that autograd may save. Where the graphs of all batches fit, they are built once and every
             product costs one double backward; where one batch fits, its graph is rebuilt for each product; else the
             batch goes through in chunks that fit. The operator is the same, up to rounding.
+        ranks: the processes that share every batch's rows; all hold the same weights and batches, make the same calls
+            and get the same results. By default those of the process group, if there is one.
 
     Example:
         >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -155,6 +179,7 @@ class CurvatureOperator:
         names: Sequence[str] | None = None,
         kind: str = "hessian",
         memory: float = DEFAULT_MEMORY,
+        ranks: Ranks | None = None,
     ) -> None:
         if not batches or not parameters:
             raise MeasureError("the curvature needs at least one batch and one parameter")
@@ -162,12 +187,15 @@ class CurvatureOperator:
             raise unknown_name("kind of curvature", kind, list(KINDS))
         if not memory > 0:
             raise SettingsError(f"the memory for graphs must be positive, got {memory}")
-        self.network, self.batches, self.parameters = network, list(batches), list(parameters)
+        self.network, self.batches, self.parameters = twice_differentiable(network), list(batches), list(parameters)
         self.names = list(names) if names is not None else [str(i) for i in range(len(self.parameters))]
         self.kind, self.memory = kind, memory
+        self.ranks = ranks if ranks is not None else Ranks.current()
+        self._shares: list[slice] = [self.ranks.rows(len(batch.inputs)) for batch in self.batches]
         self.size = sum(p.numel() for p in self.parameters)
         self.products = 0
         self._kept: list[list[Tensor]] | None = None
+        self._kept_parts: list[tuple[Tensor, list[_Part]]] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -192,22 +220,31 @@ class CurvatureOperator:
     @cached_property
     def plan(self) -> str:
         """``kept``, ``rebuilt`` or ``chunked``: which of the three ways the memory allows."""
-        if self.kind == "gauss-newton":
-            return "chunked"  # in one chunk, where that fits
-        sizes = [len(batch.inputs) for batch in self.batches]
+        sizes = [share.stop - share.start for share in self._shares]
         if sum(sizes) * self.bytes_per_input <= self.memory:
             return "kept"
         return "rebuilt" if max(sizes) * self.bytes_per_input <= self.memory else "chunked"
 
+    @property
+    def two_stage(self) -> bool:
+        """Whether the network and the loss are differentiated apart: for chunks, several processes, or Gauss-Newton."""
+        return self.plan == "chunked" or self.kind == "gauss-newton" or self.ranks.size > 1
+
     @cached_property
     def chunk(self) -> int:
         """Inputs that go through the network at once where the plan is ``chunked``, and for plain gradients."""
-        return max(1, min(max(len(b.inputs) for b in self.batches), int(self.memory / self.bytes_per_input)))
+        largest: int = max(share.stop - share.start for share in self._shares)
+        return max(1, min(largest, int(self.memory / self.bytes_per_input)))
+
+    def _mine(self, batch: Batch) -> Tensor:
+        """This process's rows of a batch's inputs."""
+        return batch.inputs[self.ranks.rows(len(batch.inputs))]
 
     def _outputs(self, batch: Batch) -> Tensor:
         """Outputs of a batch, without a graph."""
         with torch.no_grad():
-            return torch.cat([self.network(part) for part in batch.inputs.split(self.chunk)])
+            mine = torch.cat([self.network(part) for part in self._mine(batch).split(self.chunk)])
+            return self.ranks.gather(mine, len(batch.inputs))
 
     def loss(self) -> float:
         """The mean loss over the batches, at the present parameters."""
@@ -224,9 +261,10 @@ class CurvatureOperator:
         total = torch.zeros(self.size, device=self.device, dtype=self.dtype)
         for batch in self.batches:
             _, cotangent = self._loss_gradient(batch)
-            for part, rows in zip(batch.inputs.split(self.chunk), cotangent.split(self.chunk), strict=True):
+            mine = cotangent[self.ranks.rows(len(cotangent))]
+            for part, rows in zip(self._mine(batch).split(self.chunk), mine.split(self.chunk), strict=True):
                 total += flatten(_grad(self.network(part), self.parameters, rows))
-        return total / len(self.batches)
+        return self.ranks.sum(total) / len(self.batches)
 
     def matvec(self, vector: Tensor) -> Tensor:
         """``(n,)`` product with an ``(n,)`` vector, in the dtype of the vector."""
@@ -236,54 +274,77 @@ class CurvatureOperator:
         """``(b, n)`` products with the rows of ``(b, n)``; they share every graph that has to be rebuilt."""
         pieces = [unflatten(vector, self.parameters) for vector in vectors]
         total = torch.zeros(len(vectors), self.size, device=self.device, dtype=self.dtype)
-        if self.plan == "kept" and self._kept is None:
-            self._kept = [self._whole_graph(batch) for batch in self.batches]
         for number, batch in enumerate(self.batches):
-            if self.plan == "chunked":
-                self._add_chunked(batch, pieces, total)
+            if self.two_stage:
+                self._add_two_stage(number, batch, pieces, total)
                 continue
-            gradients = self._kept[number] if self._kept is not None else self._whole_graph(batch)
+            gradients = self._whole_graphs()[number] if self.plan == "kept" else self._whole_graph(batch)
             for i, piece in enumerate(pieces):
                 total[i] += flatten(_directional(gradients, piece, self.parameters))
         self.products += len(vectors)
-        return (total / len(self.batches)).to(vectors.dtype)
+        return (self.ranks.sum(total) / len(self.batches)).to(vectors.dtype)
 
     def release(self) -> None:
         """Drop kept graphs: needed after the parameters have changed, and to give the memory back."""
-        self._kept = None
+        self._kept = self._kept_parts = None
 
     def _whole_graph(self, batch: Batch) -> list[Tensor]:
         """The gradient of a batch's loss, differentiable."""
         return _grad(batch.loss(self.network(batch.inputs)), self.parameters, create_graph=True)
 
-    def _add_chunked(self, batch: Batch, pieces: list[list[Tensor]], total: Tensor) -> None:
-        """Two-stage products: exact although no chunk sees the others' outputs.
+    def _whole_graphs(self) -> list[list[Tensor]]:
+        """Those of all batches, kept from product to product."""
+        if self._kept is None:
+            self._kept = [self._whole_graph(batch) for batch in self.batches]
+        return self._kept
+
+    def _parts(self, batch: Batch, cotangent: Tensor) -> Iterator[_Part]:
+        """This process's rows of a batch, chunk by chunk, each with its graph."""
+        mine = cotangent[self.ranks.rows(len(cotangent))]
+        start = 0
+        for inputs, rows in zip(self._mine(batch).split(self.chunk), mine.split(self.chunk), strict=True):
+            leaf = rows.detach().clone().requires_grad_()
+            outputs = self.network(inputs)
+            gradients = _grad(outputs, self.parameters, leaf, create_graph=True)
+            yield _Part(slice(start, start + len(inputs)), outputs, leaf, gradients)
+            start += len(inputs)
+
+    def _staged(self, number: int, batch: Batch) -> tuple[Tensor, Iterable[_Part]]:
+        """All outputs of a batch, and this process's parts of it."""
+        if self.plan == "kept":
+            if self._kept_parts is None:
+                pairs = [(each, *self._loss_gradient(each)) for each in self.batches]
+                self._kept_parts = [(outputs, list(self._parts(each, gradient))) for each, outputs, gradient in pairs]
+            return self._kept_parts[number]
+        outputs, cotangent = self._loss_gradient(batch)
+        return outputs, self._parts(batch, cotangent)
+
+    def _add_two_stage(self, number: int, batch: Batch, pieces: list[list[Tensor]], total: Tensor) -> None:
+        """Products that are exact although no chunk and no process sees the others' rows.
 
         First pass: ``J v`` of every chunk, and the second derivative of the network. Second pass: the curvature of
-        the loss at the outputs, pulled back. A batch that is one chunk needs no second forward pass.
+        the loss at all outputs, pulled back; through the same graphs where the memory holds them, else through new ones.
         """
-        outputs, cotangent = self._loss_gradient(batch)
-        parts, rows = batch.inputs.split(self.chunk), cotangent.split(self.chunk)
-        pushed = torch.zeros(len(pieces), *outputs.shape, device=self.device, dtype=self.dtype)
-        start = 0
-        for part, row in zip(parts, rows, strict=True):
-            leaf = row.detach().clone().requires_grad_()
-            out = self.network(part)
-            gradients = _grad(out, self.parameters, leaf, create_graph=True)
+        outputs, parts = self._staged(number, batch)
+        share = self.ranks.rows(len(outputs))
+        pushed = torch.zeros(len(pieces), share.stop - share.start, *outputs.shape[1:], device=self.device, dtype=self.dtype)
+        held: list[Tensor] = []
+        for part in parts:
             for i, piece in enumerate(pieces):
-                wanted = [leaf] if self.kind == "gauss-newton" else [leaf, *self.parameters]
-                push, *second = _directional(gradients, piece, wanted)
-                pushed[i, start : start + len(part)] = push
+                wanted = [part.leaf] if self.kind == "gauss-newton" else [part.leaf, *self.parameters]
+                push, *second = _directional(part.gradients, piece, wanted)
+                pushed[i, part.rows] = push
                 if second:
                     total[i] += flatten(second)
-            start += len(part)
-        curved = [self._loss_curvature(batch.loss, outputs, push) for push in pushed]
-        for number, part in enumerate(parts):
-            if len(parts) > 1:
-                out = self.network(part)
-            for i, rows_of_vector in enumerate(curved):
-                row = rows_of_vector.split(self.chunk)[number]
-                total[i] += flatten(_grad(out, self.parameters, row, retain_graph=True))
+            if self.plan != "chunked":
+                held.append(part.outputs)
+        everywhere = [self.ranks.gather(push, len(outputs)) for push in pushed]
+        curved = [self._loss_curvature(batch.loss, outputs, push)[share] for push in everywhere]
+        start = 0
+        for out in held or (self.network(inputs) for inputs in self._mine(batch).split(self.chunk)):
+            for i, rows in enumerate(curved):
+                total[i] += flatten(_grad(out, self.parameters, rows[start : start + len(out)], retain_graph=True))
+            start += len(out)
 
     def _loss_curvature(self, loss: Loss, outputs: Tensor, push: Tensor) -> Tensor:
         """``(d2L/dZ2) U``, or its Gauss-Newton part through the logits; ``(k, d)``."""
