@@ -27,7 +27,9 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr; colours only where they are wanted."""
+    """A line for people, on stderr; colours only where they are wanted. Of a job's processes, the first one speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     click.echo(text, err=True, color=None if "NO_COLOR" not in os.environ else False)
 
 

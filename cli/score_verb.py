@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 from ssa_analysis.cli.common import (
@@ -23,8 +24,10 @@ from ssa_analysis.cli.common import (
 
 from ssa_analysis.checkpoints.own_model import OwnModel
 from ssa_analysis.measures.fixed_loss import LOSSES
+from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.running.executors import EXECUTORS
 from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells
+from ssa_analysis.running.ranks import from_first, joined_ranks
 from ssa_analysis.running.scoring import ScoringSummary, cells_to_run, run_cells
 from ssa_analysis.running.store import Store, short_names
 from ssa_analysis.score import Score
@@ -90,15 +93,27 @@ def run_and_print(
     shared: dict[str, object], seed: int, store_path: str | None, workers: int, device: str, as_json: bool,
     model: OwnModel | None = None,
 ) -> None:  # fmt: skip
-    """Plan, run, store, print; ends with exit code 1 if a cell failed."""
-    device = resolve_device(device)
+    """Plan, run, store, print; ends with exit code 1 if a cell failed. Several processes under torchrun share the work."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and workers > 1:
+        raise click.UsageError("--workers is for one process; torchrun has started several already")
+    with joined_ranks(resolve_device(device)) as (ranks, own_device):
+        _run_and_print(
+            ranks, own_device, checkpoints, spec, measures, overrides, shared, seed, store_path, workers, as_json, model
+        )
+
+
+def _run_and_print(
+    ranks: Ranks, device: str, checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str],
+    overrides: dict[str, dict[str, str]], shared: dict[str, object], seed: int, store_path: str | None, workers: int,
+    as_json: bool, model: OwnModel | None,
+) -> None:  # fmt: skip
     paths, left_out = known_checkpoints(checkpoints)
     loaded = loaded_data(spec)
     cells = make_cells(paths, loaded, measures, seed, shared, overrides, model)
-    store = Store(store_path) if store_path else None
+    store = Store(store_path) if store_path and ranks.rank == 0 else None
     try:
         labels = short_names({cell.sha256: cell.path for cell in cells})
-        todo = cells_to_run(cells, store)
+        todo = from_first(ranks, cells_to_run(cells, store))
         sizes = ", ".join(f"{name} {len(index)}" for name, index in loaded.splits.items())
         say(f"{loaded.name}: {len(loaded.labels)} images ({sizes}); {len(todo)} of {len(cells)} cells to compute")
         progress = Progress(len(todo))
@@ -108,11 +123,14 @@ def run_and_print(
             text = f"failed: {result.error}" if result.error else _headline(result.scores)
             progress.step(f"{label} {result.cell.measure}  {duration(result.seconds)}  {text}")
 
+        if ranks.rank:  # it helps to compute; the first one has the store and the last word
+            cells = todo
         summary = run_cells(cells, spec, executor=EXECUTORS.get("local")(workers), store=store, device=device, on_result=tell)
     finally:
         if store is not None:
             store.close()
-    _finish(summary, left_out, store_path, as_json)
+    if ranks.rank == 0:
+        _finish(summary, left_out, store_path, as_json)
 
 
 def _headline(scores: list[Score]) -> str:

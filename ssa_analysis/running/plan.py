@@ -73,13 +73,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellResult:
-    """Scores of a cell, or why there are none. ``report`` says how the checkpoint was loaded."""
+    """Scores of a cell, or why there are none. ``report`` says how the checkpoint was loaded.
+
+    ``unexpected`` marks errors of the machine or of a plug-in, which need not happen on every rank of a job alike.
+    """
 
     cell: Cell
     scores: list[Score] = field(default_factory=list)
     error: str | None = None
     seconds: float = 0.0
     report: LoadReport | None = None
+    unexpected: bool = False
 
 
 def default_measures() -> list[str]:
@@ -160,18 +164,21 @@ def check_storable(scores: Sequence[Score]) -> None:
 
 def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data) -> CellResult:
     started = time.perf_counter()
+
+    def failed(text: str, unexpected: bool = False) -> CellResult:
+        seconds = time.perf_counter() - started
+        return CellResult(cell, error=text, seconds=seconds, report=loaded.report, unexpected=unexpected)
+
     row = MEASURES.get(cell.measure)
     try:
         scores = row.function(loaded.encoder, data, row.make_settings(cell.settings))
         check_storable(scores)
     except SSAError as error:
-        return CellResult(cell, error=str(error), seconds=time.perf_counter() - started, report=loaded.report)
+        return failed(str(error))
     except torch.cuda.OutOfMemoryError:
-        error_text = "the device ran out of memory; lower the measure's pairs or batch"
-        return CellResult(cell, error=error_text, seconds=time.perf_counter() - started, report=loaded.report)
+        return failed("the device ran out of memory; lower the measure's memory, pairs or batch", unexpected=True)
     except Exception as error:  # a measure, perhaps a plug-in's, that breaks must not take the others with it
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        return CellResult(cell, error=text, seconds=time.perf_counter() - started, report=loaded.report)
+        return failed(f"{type(error).__name__}: {error}".splitlines()[0], unexpected=True)
     seconds = time.perf_counter() - started
     context = {**cell.settings, "data": data.name, "data_fingerprint": data.fingerprint, "code_version": cell.code_version}
     if cell.model is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from ssa_analysis.errors import MeasureError
+from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.running.executors import Executor, Job
 from ssa_analysis.running.plan import Cell, CellResult, DataSpec, run_checkpoint
 from ssa_analysis.running.store import Store
@@ -51,6 +53,8 @@ def run_cells(
     fresh: dict[str, CellResult] = {}
 
     def finish(result: CellResult) -> None:
+        if result.unexpected and Ranks.current().size > 1:  # the other ranks may wait for this one for ever
+            raise MeasureError(f"a process of the job failed, which ends the job: {result.error}")
         fresh[result.cell.key] = result
         if store is not None:
             store.write(result)

@@ -1,0 +1,52 @@
+"""Joining a ``torchrun`` job: its processes measure the same cells together, and the first one keeps the scores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ssa_analysis.errors import SettingsError
+from ssa_analysis.numerics.ranks import Ranks
+
+PATIENCE = timedelta(days=7)  # one rank may compute alone for long; a rank that dies ends the job at once anyway
+
+
+@contextmanager
+def joined_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
+    """The ranks of the torchrun job that this process belongs to, and its device; alone outside of one.
+
+    Args:
+        device: ``cpu`` or ``cuda``; a rank takes the GPU of its local number.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        yield Ranks(), device
+        return
+    if device.startswith("cuda"):
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise SettingsError(
+                f"process {local} has no GPU of its own ({torch.cuda.device_count()} there); start fewer, or use --device cpu"
+            )
+        device = f"cuda:{local}"
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    try:
+        yield Ranks.current(), device
+    finally:
+        dist.destroy_process_group()
+
+
+def from_first(ranks: Ranks, value: Any) -> Any:
+    """The first rank's ``value``, on every rank."""
+    if ranks.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
