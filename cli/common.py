@@ -15,6 +15,7 @@ import click
 from ssa_analysis.checkpoints.own_model import OwnModel, parse_model
 from ssa_analysis.checkpoints.reading import find_checkpoints
 from ssa_analysis.errors import CheckpointError, SettingsError
+from ssa_analysis.progress import duration
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,16 +32,6 @@ def say(text: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     click.echo(text, err=True, color=None if "NO_COLOR" not in os.environ else False)
-
-
-def duration(seconds: float) -> str:
-    """``850 ms``, ``3.2 s``, ``2 min 05 s``, ``1 h 10 min``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class Progress:

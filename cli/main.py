@@ -11,6 +11,7 @@ from contextlib import suppress
 import click
 
 from ssa_analysis.errors import SSAError
+from ssa_analysis.progress import show_progress
 from ssa_analysis.version import __version__
 
 # verb -> module; a verb is imported when it is used, so that --help does not wait for torch
@@ -66,6 +67,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the CLI. Exit codes: 0 all done, 1 something failed, 2 usage, 130 interrupted."""
+    show_progress()
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Exit as end:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -59,6 +62,7 @@ class Measure:
     Attributes:
         revision: raised whenever the numbers of this measure change; part of the key of stored scores.
         by_default: whether ``score`` runs it when no measures are named.
+        apart: settings whose values give scores of other names; a store keeps one cell for each of them.
     """
 
     name: str
@@ -67,6 +71,12 @@ class Measure:
     function: MeasureFunction
     revision: int = 1
     by_default: bool = True
+    apart: tuple[str, ...] = ()
+
+    def variant(self, settings: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Values of the settings in ``apart``; cells written before there was such a setting have its default."""
+        defaults = {f.name: f.default for f in fields(self.settings)}
+        return tuple(settings.get(name, defaults[name]) for name in self.apart)
 
     def make_settings(self, values: Mapping[str, Any]) -> MeasureSettings:
         """Settings from plain values; SettingsError for unknown names, with suggestions, or wrong types."""
@@ -102,15 +112,54 @@ MEASURES: Registry[Measure] = Registry("measure")
 
 
 def measure(
-    name: str, summary: str, settings: type[MeasureSettings], *, revision: int = 1, by_default: bool = True
+    name: str,
+    summary: str,
+    settings: type[MeasureSettings],
+    *,
+    revision: int = 1,
+    by_default: bool = True,
+    apart: tuple[str, ...] = (),
 ) -> Callable[[MeasureFunction], MeasureFunction]:
     """Decorator that registers a function ``(encoder, data, settings) -> list[Score]`` as a measure."""
 
     def register(function: MeasureFunction) -> MeasureFunction:
-        MEASURES.add(name, Measure(name, summary, settings, function, revision, by_default))
+        MEASURES.add(name, Measure(name, summary, settings, function, revision, by_default, apart))
         return function
 
     return register
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where a measure runs, for measures that take long.
+
+    Attributes:
+        scratch: folder of its own, kept from one run of the same cell to the next until its scores are stored; it may
+            not exist yet. None where nothing is kept.
+        label: names the checkpoint in progress lines.
+    """
+
+    scratch: Path | None = None
+    label: str = "the checkpoint"
+
+
+NO_RUN = RunContext()
+_run_context: ContextVar[RunContext] = ContextVar("run_context", default=NO_RUN)
+
+
+def run_context() -> RunContext:
+    """The context that the measure was called in; without scratch folder outside of a scoring run."""
+    return _run_context.get()
+
+
+@contextmanager
+def running_in(context: RunContext) -> Iterator[None]:
+    """Set the context of the measures called inside the block."""
+    token = _run_context.set(context)
+    try:
+        yield
+    finally:
+        _run_context.reset(token)
 
 
 def resolve_recipe(encoder: Encoder, data: Data, views: str) -> ViewRecipe:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from ssa_analysis.errors import SettingsError, SSAError
+from ssa_analysis.progress import progress_is_shown, show_progress
 from ssa_analysis.registry import Registry
 
 
@@ -67,9 +68,11 @@ class InProcessExecutor:
             yield from _events(job)
 
 
-def _serve(connection: Connection, threads: int) -> None:
+def _serve(connection: Connection, threads: int, progress: bool) -> None:
     """A worker: receive a job, send its events, until there is no more."""
     torch.set_num_threads(threads)
+    if progress:
+        show_progress()
     try:
         while (job := connection.recv()) is not None:
             for event in _events(job):
@@ -97,7 +100,7 @@ class ProcessExecutor:
 
         def start() -> None:
             mine, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, self.threads), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, self.threads, progress_is_shown()), daemon=True)
             process.start()
             theirs.close()
             assign(mine, process)

@@ -20,6 +20,7 @@ from ssa_analysis.checkpoints.reading import file_hash
 from ssa_analysis.data.datasets import Data, load_data
 from ssa_analysis.errors import MeasureError, SettingsError, SSAError
 from ssa_analysis.measures import MEASURES
+from ssa_analysis.measures.base import RunContext, running_in
 from ssa_analysis.score import Score
 from ssa_analysis.version import __version__
 
@@ -127,10 +128,11 @@ def make_cells(
     ]
 
 
-def run_checkpoint(cells: list[Cell], spec: DataSpec, device: str) -> Iterator[CellResult]:
+def run_checkpoint(cells: list[Cell], spec: DataSpec, device: str, scratch: Path | None = None) -> Iterator[CellResult]:
     """Measure all ``cells`` of one checkpoint, one result after the other.
 
     An error of a cell is its result; the others go on. What loading the checkpoint cannot do fails all of them.
+    ``scratch`` is a folder for half-finished work; a cell uses the folder of its key in it.
     """
     try:
         data = loaded_data(spec)
@@ -143,7 +145,7 @@ def run_checkpoint(cells: list[Cell], spec: DataSpec, device: str) -> Iterator[C
         return
     loaded.encoder.to(device)
     for cell in cells:
-        yield _run_cell(cell, loaded, data)
+        yield _run_cell(cell, loaded, data, scratch)
 
 
 def check_storable(scores: Sequence[Score]) -> None:
@@ -162,7 +164,7 @@ def check_storable(scores: Sequence[Score]) -> None:
             raise MeasureError(f"the score {score.name!r} holds something that cannot be stored ({error})") from error
 
 
-def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data) -> CellResult:
+def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data, scratch: Path | None) -> CellResult:
     started = time.perf_counter()
 
     def failed(text: str, unexpected: bool = False) -> CellResult:
@@ -170,8 +172,10 @@ def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data) -> CellResult:
         return CellResult(cell, error=text, seconds=seconds, report=loaded.report, unexpected=unexpected)
 
     row = MEASURES.get(cell.measure)
+    context = RunContext(scratch / cell.key if scratch is not None else None, cell.path)
     try:
-        scores = row.function(loaded.encoder, data, row.make_settings(cell.settings))
+        with running_in(context):
+            scores = row.function(loaded.encoder, data, row.make_settings(cell.settings))
         check_storable(scores)
     except SSAError as error:
         return failed(str(error))
@@ -180,8 +184,8 @@ def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data) -> CellResult:
     except Exception as error:  # a measure, perhaps a plug-in's, that breaks must not take the others with it
         return failed(f"{type(error).__name__}: {error}".splitlines()[0], unexpected=True)
     seconds = time.perf_counter() - started
-    context = {**cell.settings, "data": data.name, "data_fingerprint": data.fingerprint, "code_version": cell.code_version}
+    shared = {**cell.settings, "data": data.name, "data_fingerprint": data.fingerprint, "code_version": cell.code_version}
     if cell.model is not None:
-        context["model"] = str(cell.model)
-    stamped = [score.with_context(cell.path, context, seconds) for score in scores]
+        shared["model"] = str(cell.model)
+    stamped = [score.with_context(cell.path, shared, seconds) for score in scores]
     return CellResult(cell, stamped, seconds=seconds, report=loaded.report)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ssa_analysis.errors import MeasureError
 from ssa_analysis.numerics.ranks import Ranks
@@ -31,6 +34,19 @@ def cells_to_run(cells: Sequence[Cell], store: Store | None) -> list[Cell]:
     return [cell for cell in first.values() if store is None or not store.has(cell)]
 
 
+def scratch_of(store: Store) -> Path:
+    """Folder beside a store where cells keep half-finished work, one folder for each key."""
+    path = store.path.resolve()
+    return path.with_name(f"{path.name}.partial")
+
+
+def _clear_scratch(scratch: Path, cell: Cell) -> None:
+    """Remove what a stored cell has left, and the folder of all once it is empty."""
+    shutil.rmtree(scratch / cell.key, ignore_errors=True)
+    with suppress(OSError):  # not there, or other cells are still at work
+        scratch.rmdir()
+
+
 def run_cells(
     cells: Sequence[Cell],
     spec: DataSpec,
@@ -42,14 +58,17 @@ def run_cells(
 ) -> ScoringSummary:
     """Run the cells that the store does not have; each result is stored before ``on_result`` is told.
 
-    Two paths to files with the same content (a copy, a link ``best.pt``) are measured once.
+    Two paths to files with the same content (a copy, a link ``best.pt``) are measured once. A measure that was killed
+    half-way finds what it had kept in a folder beside the store (:func:`scratch_of`), which goes once the cell is stored.
     """
     missing = cells_to_run(cells, store)
     known = {cell.key for cell in cells} - {cell.key for cell in missing}
     todo: dict[str, list[Cell]] = {}
     for cell in missing:
         todo.setdefault(cell.path, []).append(cell)
-    jobs = [Job(path, run_checkpoint, {"cells": group, "spec": spec, "device": device}) for path, group in todo.items()]
+    scratch = scratch_of(store) if store is not None else None
+    shared = {"spec": spec, "device": device, "scratch": scratch}
+    jobs = [Job(path, run_checkpoint, {"cells": group, **shared}) for path, group in todo.items()]
     fresh: dict[str, CellResult] = {}
 
     def finish(result: CellResult) -> None:
@@ -58,6 +77,8 @@ def run_cells(
         fresh[result.cell.key] = result
         if store is not None:
             store.write(result)
+            if scratch is not None and not result.error:
+                _clear_scratch(scratch, result.cell)
         on_result(result)
 
     for event in executor.run(jobs):

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ssa_analysis.errors import StoreError
+from ssa_analysis.measures import MEASURES
 from ssa_analysis.running.environment import environment, environment_id
 from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.score import Score
@@ -221,7 +222,7 @@ class Store:
         """All scores, one a row (columns ``SCORE_COLUMNS``).
 
         Where a measure of a checkpoint on a data set was computed more than once (other seeds, settings or code),
-        the newest cell counts.
+        the newest cell counts; settings that give scores of other names (``Measure.apart``) are told apart.
 
         Raises:
             StoreError: no scores on ``data``.
@@ -230,9 +231,9 @@ class Store:
             rows = self._db.execute(
                 "SELECT k.path, k.sha256, k.method, c.data, c.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, "
                 "s.converged, c.seed, c.seconds, c.code_version, s.settings, s.arrays, c.environment FROM scores s "
-                "JOIN cells c ON c.id = s.cell JOIN checkpoints k ON k.sha256 = c.sha256 WHERE c.id IN (SELECT id FROM ("
-                "SELECT id, row_number() OVER (PARTITION BY sha256, measure, data ORDER BY finished DESC, id DESC) AS place "
-                "FROM cells WHERE status = 'ok') WHERE place = 1) ORDER BY k.path, c.id, s.rowid"
+                "JOIN cells c ON c.id = s.cell JOIN checkpoints k ON k.sha256 = c.sha256 "
+                "WHERE c.id IN (SELECT value FROM json_each(?)) ORDER BY k.path, c.id, s.rowid",
+                (json.dumps(list(self._newest("ok").values())),),
             ).fetchall()
         names = self._names()
         frame = pd.DataFrame([(names[row[1]], *row) for row in rows], columns=list(SCORE_COLUMNS))
@@ -246,14 +247,25 @@ class Store:
             frame[column] = frame[column].astype(float)
         return frame[frame["data"] == data] if data is not None else frame
 
+    def _newest(self, status: str) -> dict[tuple[str, str, str, str], int]:
+        """(checkpoint hash, measure, data, variant) -> id of the newest cell."""
+        with self._explained():
+            cells = self._db.execute(
+                "SELECT sha256, measure, data, settings, id FROM cells WHERE status = ? ORDER BY finished, id", (status,)
+            ).fetchall()
+        return {
+            (sha256, measure, data, _variant(measure, settings)): identity for sha256, measure, data, settings, identity in cells
+        }
+
     def failures(self) -> pd.DataFrame:
         """Cells that failed and have no good twin: columns checkpoint path, data, measure, error."""
+        good = self._newest("ok")
         with self._explained():
-            rows = self._db.execute(
-                "SELECT k.path, c.data, c.measure, c.error FROM cells c JOIN checkpoints k ON k.sha256 = c.sha256 "
-                "WHERE c.status = 'failed' AND NOT EXISTS (SELECT 1 FROM cells g WHERE g.sha256 = c.sha256 AND "
-                "g.measure = c.measure AND g.data = c.data AND g.status = 'ok') ORDER BY k.path, c.measure"
+            found = self._db.execute(
+                "SELECT k.path, c.data, c.measure, c.error, c.sha256, c.settings FROM cells c "
+                "JOIN checkpoints k ON k.sha256 = c.sha256 WHERE c.status = 'failed' ORDER BY k.path, c.measure"
             ).fetchall()
+        rows = [row[:4] for row in found if (row[4], row[2], row[1], _variant(row[2], row[5])) not in good]
         return pd.DataFrame(rows, columns=["checkpoint", "data", "measure", "error"])
 
     def checkpoints(self) -> pd.DataFrame:
@@ -274,6 +286,11 @@ class Store:
         with self._explained():
             rows = self._db.execute("SELECT id, content FROM environments").fetchall()
         return {identity: json.loads(content) for identity, content in rows}
+
+
+def _variant(measure: str, settings: str) -> str:
+    """Values of the settings that tell cells of a measure apart, as text; the same for all of an unknown measure."""
+    return json.dumps(MEASURES.get(measure).variant(json.loads(settings))) if measure in MEASURES else ""
 
 
 def _report_dict(report: Any) -> dict[str, Any]:
