@@ -220,31 +220,35 @@ def eigenvector_scores(encoder: Encoder, operator: CurvatureOperator, settings: 
     names = [f"eigenvector {i}" for i in range(len(eigen.values))]
     lines = [_line(name, axis) for name in names]
     planes = [_plane(names[0], names[1], ticks, ticks)] if settings.grid else []
+    slopes = (eigen.vectors @ operator.gradient()).tolist()
     field = LossField(encoder, operator, lambda name: eigen.direction(int(name.split()[1]), operator.parameters))
     belongs_to = {**belongs_to, "eigenvectors": eigen.sha256}
     origin, *found = field.losses([Slice(((names[0], (0.0,)),)), *lines, *planes], belongs_to)
     base = float(origin[0])
     curves = found[: len(lines)]
-    scores = [score for i, curve in enumerate(curves) for score in _eigen_scores(settings, eigen, i, axis, curve, base)]
+    scores = [
+        score for i, curve in enumerate(curves) for score in _eigen_scores(settings, eigen, i, axis, curve, base, slopes[i])
+    ]
     return scores + (_plane_scores(settings, "eigen", found[-1], base, ticks, ticks, ticks, ticks) if planes else [])
 
 
 def _eigen_scores(
-    settings: LandscapeSettings, eigen: EigenDirections, i: int, axis: np.ndarray, curve: np.ndarray, base: float
+    settings: LandscapeSettings, eigen: EigenDirections, i: int, axis: np.ndarray, curve: np.ndarray, base: float, slope: float
 ) -> list[Score]:
     value, residual, span = float(eigen.values[i]), float(eigen.residuals[i]), float(axis[-1])
     rise = rise_at(axis, curve, base, span)
-    predicted = 0.5 * value * axis**2
+    predicted = base + slope * axis + 0.5 * value * axis**2
     about = {
         "eigenvalue": value,
         "residual": residual,
         "error_estimate": float(eigen.errors[i]),
         "distance": span,
         "missing": _missing([curve]),
+        "slope": slope,
         "quadratic": 0.5 * value * span**2,
         "quadratic_until": quadratic_reach(axis, curve, base, value),
     }
-    arrays = {"offset": axis.tolist(), "loss": plain_array(curve), "quadratic": (base + predicted).tolist()}
+    arrays = {"offset": axis.tolist(), "loss": plain_array(curve), "quadratic": predicted.tolist()}
     converged = bool(eigen.converged[i]) and math.isfinite(rise)
     low, high, ratio = None, None, math.nan
     if abs(value) > residual:  # a true eigenvalue lies within the residual of the value: the ratio's error comes from there

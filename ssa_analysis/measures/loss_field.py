@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -102,8 +101,8 @@ class LossField:
     """Losses on slices through the weights. A point that several slices share is computed once.
 
     Args:
-        directions: name -> direction over the operator's parameters; called again when needed, so that not all of
-            them must be held at once.
+        directions: name -> direction over the operator's parameters; called with the weights in their place, and again
+            when needed, so that no more than two must be held at once.
         batchnorm: ``frozen`` or ``reestimated``.
         buffers: running statistics that move; only where BatchNorm is frozen.
     """
@@ -119,7 +118,8 @@ class LossField:
     ) -> None:
         check_batchnorm(batchnorm)
         self.encoder, self.operator, self.batchnorm, self.buffers = encoder, operator, batchnorm, buffers
-        self.direction = lru_cache(maxsize=2)(directions)  # a plane needs two
+        self._directions = directions
+        self._held: dict[str, Direction] = {}
 
     def losses(self, slices: Sequence[Slice], belongs_to: Mapping[str, Any]) -> list[np.ndarray]:
         """Losses of each slice, of its shape; NaN where they are not finite.
@@ -151,7 +151,10 @@ class LossField:
             refresh = stack.enter_context(reestimating(self.encoder, self.operator)) if self.batchnorm == "reestimated" else None
 
             def loss_at(point: Point) -> float:
-                weights.move([(value, self.direction(name)) for name, value in point])
+                if any(name not in self._held for name, _ in point):
+                    weights.restore()  # a direction may depend on the weights
+                    self._hold([name for name, _ in point])
+                weights.move([(value, self._held[name]) for name, value in point])
                 if statistics is not None and buffers is not None:
                     along = min(max(dict(point).get(buffers.along, 0.0), 0.0), 1.0)
                     statistics.move([(along, buffers.direction)] if along else ())
@@ -161,6 +164,12 @@ class LossField:
                 return loss if math.isfinite(loss) else math.nan
 
             yield loss_at
+
+    def _hold(self, names: Sequence[str]) -> None:
+        """Hold these directions; beside them at most one that was held before."""
+        spare = [name for name in self._held if name not in names][-1:] if len(names) < 2 else []
+        held = {name: self._held[name] for name in [*spare, *names] if name in self._held}
+        self._held = {**held, **{name: self._directions(name) for name in names if name not in held}}
 
 
 def check_batchnorm(value: str) -> None:
