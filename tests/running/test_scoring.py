@@ -15,12 +15,12 @@ import torch
 from ssa_analysis.checkpoints.writing import save_checkpoint
 from ssa_analysis.errors import MeasureError
 from ssa_analysis.measures import MEASURES
-from ssa_analysis.measures.base import Measure, MeasureSettings
+from ssa_analysis.measures.base import Measure, MeasureSettings, RunContext, run_context
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.running.environment import environment
 from ssa_analysis.running.executors import InProcessExecutor, ProcessExecutor
 from ssa_analysis.running.plan import Cell, CellResult, DataSpec, loaded_data, make_cells
-from ssa_analysis.running.scoring import ScoringSummary, run_cells
+from ssa_analysis.running.scoring import ScoringSummary, run_cells, scratch_of
 from ssa_analysis.running.store import Store
 from ssa_analysis.score import Score
 
@@ -267,3 +267,53 @@ def test_data_that_cannot_be_loaded_in_a_worker_fails_the_cells(checkpoints: lis
     cells = cells_of(checkpoints, "toy")
     summary = run_cells(cells, DataSpec("nothere.npz"), executor=InProcessExecutor(), store=store)
     assert [str(f.error) for f in summary.failures] == ["nothere.npz: no such file"] * 2
+
+
+class Keeps:
+    """A measure that leaves something in its scratch folder, and fails the first time."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[RunContext, list[str]]] = []
+
+    def __call__(self, encoder: Encoder, data: Any, settings: ToySettings) -> list[Score]:
+        context = run_context()
+        folder = context.scratch
+        self.seen.append((context, sorted(p.name for p in folder.iterdir()) if folder and folder.exists() else []))
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"try{len(self.seen)}").touch()
+        if len(self.seen) == 1:
+            raise MeasureError("half-way")
+        return [Score("keeps", "s", 1.0)]
+
+
+def test_a_failed_cell_finds_its_scratch_folder_again_and_a_stored_one_leaves_none(
+    checkpoints: list[Path], store: Store, add_measure: Callable[..., None]
+) -> None:
+    keeps = Keeps()
+    add_measure("keeps", keeps)
+    cells = cells_of(checkpoints[:1], "keeps")
+    assert len(run(cells, store).failures) == 1
+    folder = scratch_of(store) / cells[0].key
+    assert folder.parent == store.path.parent / "scores.db.partial"
+    assert [p.name for p in folder.iterdir()] == ["try1"]
+    assert run(cells, store).failures == []
+    assert [files for _, files in keeps.seen] == [[], ["try1"]]
+    assert {context for context, _ in keeps.seen} == {RunContext(folder, str(checkpoints[0]))}
+    assert not folder.parent.exists()
+    assert run_context() == RunContext()
+
+
+def test_scratch_folders_of_other_cells_stay(checkpoints: list[Path], store: Store, toy: Toy) -> None:
+    cells = cells_of(checkpoints, "toy")
+    for cell in (cells[0], cells_of(checkpoints, "representation")[0]):
+        (scratch_of(store) / cell.key).mkdir(parents=True)
+    run(cells, store)
+    assert [p.name for p in scratch_of(store).iterdir()] == [cells_of(checkpoints, "representation")[0].key]
+
+
+def test_without_a_store_there_is_no_scratch_folder(checkpoints: list[Path], add_measure: Callable[..., None]) -> None:
+    keeps = Keeps()
+    add_measure("keeps", keeps)
+    run(cells_of(checkpoints[:1], "keeps"))
+    assert keeps.seen[0][0].scratch is None

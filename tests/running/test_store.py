@@ -394,3 +394,28 @@ class TestBadFiles:
         Store(path).close()
         Store(path, must_exist=True).close()
         assert path.read_bytes() == before
+
+
+def test_cells_of_a_measure_with_scores_of_other_names_stand_side_by_side(store: Store, cell: Make) -> None:
+    """The landscape along random directions (also one from before there was a choice) and along eigenvectors."""
+
+    def write(name: str, value: float, error: str | None = None, **settings: object) -> None:
+        one = cell(measure="landscape", settings={"seed": 0, **settings})
+        store.write(CellResult(one, [] if error else [Score("landscape", name, value)], error=error))
+
+    write("rise_half", 1.0)
+    write("eigen_rise_1", 2.0, along="eigenvectors")
+    write("rise_half", 3.0, along="random")
+    write("barrier", math.nan, "no such file", along="checkpoint")
+    frame = store.frame()
+    assert dict(zip(frame["name"], frame["value"], strict=True)) == {"eigen_rise_1": 2.0, "rise_half": 3.0}
+    assert store.failures()["error"].tolist() == ["no such file"]
+    write("barrier", 4.0, along="checkpoint", other="b.pt")
+    assert store.failures().empty
+    assert set(store.frame()["name"]) == {"eigen_rise_1", "rise_half", "barrier"}
+
+
+def test_cells_of_an_unknown_measure_are_not_told_apart(store: Store, cell: Make, result: Result) -> None:
+    store.write(result(cell(settings={"seed": 0, "along": "a"}), 1.0))
+    store.write(result(cell(settings={"seed": 0, "along": "b"}), 2.0))
+    assert store.frame()["value"].tolist() == [2.0]
