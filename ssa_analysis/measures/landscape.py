@@ -129,7 +129,7 @@ def landscape(encoder: Encoder, data: Data, settings: LandscapeSettings) -> list
     """
     operator = fixed_operator(encoder, data, settings)
     kinds = {"random": random_scores, "eigenvectors": eigenvector_scores, "checkpoint": checkpoint_scores}
-    return kinds[settings.along](encoder, operator, settings)
+    return kinds[settings.along](encoder, operator, data, settings)
 
 
 def _axis(span: float, points: int) -> np.ndarray:
@@ -168,7 +168,7 @@ def _about(settings: LandscapeSettings, error: str, **rest: Any) -> dict[str, An
     return {"along": settings.along, "batchnorm": settings.batchnorm, "error": error, **rest}
 
 
-def random_scores(encoder: Encoder, operator: CurvatureOperator, settings: LandscapeSettings) -> list[Score]:
+def random_scores(encoder: Encoder, operator: CurvatureOperator, data: Data, settings: LandscapeSettings) -> list[Score]:
     """Filter-normalised random directions and planes (Li et al. 2018)."""
     span = settings.span or SPANS["random"]
     axis, ticks = _axis(span, settings.points), _axis(span, settings.grid) if settings.grid else np.zeros(0)
@@ -180,7 +180,9 @@ def random_scores(encoder: Encoder, operator: CurvatureOperator, settings: Lands
         return random_direction(operator.parameters, settings.seed, int(name.split()[1]))
 
     field = LossField(encoder, operator, direction, batchnorm=settings.batchnorm)
-    origin, *found = field.losses([Slice((("random 0", (0.0,)),)), *lines, *planes], identity_of(encoder, operator, settings))
+    origin, *found = field.losses(
+        [Slice((("random 0", (0.0,)),)), *lines, *planes], identity_of(encoder, operator, data, settings)
+    )
     base, curves, surfaces = float(origin[0]), found[: len(lines)], found[len(lines) :]
     scores = []
     for name, distance in (("rise_half", span / 2), ("rise_full", span)):
@@ -210,9 +212,9 @@ def _over(
     return Score.of_interval("landscape", name, interval, unit, converged=missing == 0, settings=about, arrays=arrays)
 
 
-def eigenvector_scores(encoder: Encoder, operator: CurvatureOperator, settings: LandscapeSettings) -> list[Score]:
+def eigenvector_scores(encoder: Encoder, operator: CurvatureOperator, data: Data, settings: LandscapeSettings) -> list[Score]:
     """The top eigenvectors of the Hessian, in l2 units, beside what the quadratic model predicts."""
-    belongs_to = identity_of(encoder, operator, settings)
+    belongs_to = identity_of(encoder, operator, data, settings)
     eigen = eigen_directions(operator, settings.directions, settings.tolerance, settings.max_products, settings.seed, belongs_to)
     top = float(eigen.values[0])
     span = settings.span or (math.sqrt(2 * QUADRATIC_RISE / top) if top > 0 else 1.0)
@@ -262,9 +264,9 @@ def _eigen_scores(
     ]
 
 
-def checkpoint_scores(encoder: Encoder, operator: CurvatureOperator, settings: LandscapeSettings) -> list[Score]:
+def checkpoint_scores(encoder: Encoder, operator: CurvatureOperator, data: Data, settings: LandscapeSettings) -> list[Score]:
     """The straight path to another checkpoint, and a plane through both."""
-    other = difference_to(other_path(settings.other), encoder, operator.parameters, settings.batchnorm == "frozen")
+    other = difference_to(other_path(settings.other), encoder, operator, settings.batchnorm == "frozen")
     path, span = np.array(path_offsets(settings.points)), settings.span or SPANS["checkpoint"]
     x = np.array(path_offsets(settings.grid)) if settings.grid else np.zeros(0)
     y = _axis(span, settings.grid) if settings.grid else np.zeros(0)
@@ -275,7 +277,7 @@ def checkpoint_scores(encoder: Encoder, operator: CurvatureOperator, settings: L
         return other.direction if name == "other" else random_direction(operator.parameters, settings.seed, 0)
 
     field = LossField(encoder, operator, direction, batchnorm=settings.batchnorm, buffers=other.buffers)
-    curve, *surfaces = field.losses([_line("other", path), *planes], identity_of(encoder, operator, settings))
+    curve, *surfaces = field.losses([_line("other", path), *planes], identity_of(encoder, operator, data, settings))
     base, end = float(curve[path == 0][0]), float(curve[path == 1][0])
     found = barrier(path, curve)
     inside = curve[(path >= 0) & (path <= 1)]

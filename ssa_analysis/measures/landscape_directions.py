@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.errors import MeasureError
 from ssa_analysis.measures.base import run_context
-from ssa_analysis.measures.loss_field import Buffers, batchnorm_modules
+from ssa_analysis.measures.loss_field import Buffers
 from ssa_analysis.measures.partial_points import tensors_hash
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.directions import Direction, filter_normalised_direction
@@ -63,12 +64,9 @@ def eigen_directions(
     context = run_context()
     path = context.scratch / "eigenvectors.pt" if context.scratch is not None else None
     header = json.dumps(dict(belongs_to), sort_keys=True)
-    if path is not None and path.is_file():
-        with suppress(Exception):  # damaged bytes raise anything; the vectors are computed again
-            kept = torch.load(path, map_location=operator.device, weights_only=True)
-            if kept["belongs_to"] == header:
-                numbers = {k: kept[k].cpu().numpy() for k in ("values", "residuals", "errors", "converged")}
-                return EigenDirections(vectors=kept["vectors"], **numbers)
+    kept = operator.ranks.from_first(_kept(path, header, operator.device))  # all ranks must compute the same products
+    if kept is not None:
+        return EigenDirections(**{**kept, "vectors": kept["vectors"].to(operator.device)})
     count = min(count, operator.size)
     start = random_vector(operator.size, derive_seed(seed, "krylov") % 2**60, operator.device, operator.dtype)
     krylov = krylov_space(operator.matvec, start, top=count, tolerance=tolerance, max_products=max_products, max_vectors=60)
@@ -88,6 +86,17 @@ def eigen_directions(
     return found
 
 
+def _kept(path: Path | None, header: str, device: torch.device) -> dict[str, Any] | None:
+    """Fields of the eigenpairs in a file, if there is one and it belongs to this header."""
+    if path is not None and path.is_file():
+        with suppress(Exception):  # damaged bytes raise anything; the vectors are computed again
+            kept = torch.load(path, map_location=device, weights_only=True)
+            if kept["belongs_to"] == header:
+                numbers = {k: kept[k].cpu().numpy() for k in ("values", "residuals", "errors", "converged")}
+                return {"vectors": kept["vectors"], **numbers}
+    return None
+
+
 @dataclass(frozen=True)
 class OtherCheckpoint:
     """The way from an encoder to another one: offset 1 is the other."""
@@ -97,37 +106,46 @@ class OtherCheckpoint:
     buffers: Buffers | None
 
 
-def difference_to(path: Path, encoder: Encoder, parameters: Sequence[Tensor], with_buffers: bool) -> OtherCheckpoint:
+def difference_to(path: Path, encoder: Encoder, operator: CurvatureOperator, with_buffers: bool) -> OtherCheckpoint:
     """Difference between another checkpoint's weights and the encoder's.
 
+    Only the operator's weights move, so that offset 1 is the other checkpoint where the scope is ``all``.
+
     Args:
-        parameters: those of the encoder that move; the others stay, so that offset 1 is the other checkpoint only
-            where all of them move. with_buffers: BatchNorm's running statistics move too.
+        with_buffers: BatchNorm's running statistics move too, those of layers that move.
 
     Raises:
         CheckpointError: the file cannot be loaded.
-        MeasureError: another architecture or input normalisation.
+        MeasureError: another architecture or input normalisation, or a probe that stands in for a classifier.
     """
-    other = load_checkpoint(path).encoder.to(encoder.device)
+    other = load_checkpoint(path, run_context().model).encoder.to(encoder.device)
     check_same_architecture(path, encoder, other)
-    names = {id(p): name for name, p in encoder.named_parameters()}
     theirs = dict(other.named_parameters())
+    absent = [name for name in operator.names if name not in theirs]
+    if absent:
+        raise MeasureError(
+            f"{path}: has no {absent[0]!r}: the probe that stands in for a classifier belongs to one checkpoint; "
+            "take scope=backbone, or the contrastive loss"
+        )
     with torch.no_grad():
-        try:
-            direction = [theirs[names[id(p)]] - p for p in parameters]
-        except KeyError as error:
-            raise MeasureError("some of the weights that move are no weights of the encoder: no path can be drawn") from error
+        direction = [theirs[name] - p for name, p in zip(operator.names, operator.parameters, strict=True)]
         length = math.sqrt(sum(float(d.double().square().sum()) for d in direction))
-        buffers = None
-        pairs = [
-            (mine, its)
-            for a, b in zip(batchnorm_modules(encoder), batchnorm_modules(other), strict=True)
-            for mine, its in ((a.running_mean, b.running_mean), (a.running_var, b.running_var))
-            if mine is not None and its is not None
-        ]
-        if with_buffers and pairs:
-            buffers = Buffers("other", [mine for mine, _ in pairs], [its - mine for mine, its in pairs])
-    return OtherCheckpoint(direction, length, buffers)
+        mine, its = _moving_statistics(encoder, operator.names), _moving_statistics(other, operator.names)
+        steps = [b - a for a, b in zip(mine, its, strict=True)]
+    return OtherCheckpoint(direction, length, Buffers("other", mine, steps) if with_buffers and mine else None)
+
+
+def _moving_statistics(encoder: Encoder, names: Sequence[str]) -> list[Tensor]:
+    """Running means and variances of the BatchNorm layers whose weights move, or, without weights, whose part does."""
+    parts = {name.split(".")[0] for name in names}
+    found: list[Tensor] = []
+    for name, module in encoder.named_modules():
+        if not isinstance(module, _BatchNorm):
+            continue
+        own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
+        if any(key in names for key in own) or (not own and name.split(".")[0] in parts):
+            found += [b for b in (module.running_mean, module.running_var) if b is not None]
+    return found
 
 
 def check_same_architecture(path: Path, encoder: Encoder, other: Encoder) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures.base import run_context
 from ssa_analysis.measures.fixed_loss import FixedLossSettings
 from ssa_analysis.measures.partial_points import PartialPoints, Point, tensors_hash
@@ -131,14 +132,16 @@ class LossField:
         path = context.scratch / "points.jsonl" if context.scratch is not None else None
         points = list(dict.fromkeys(point for piece in slices for point in piece.points()))
         with PartialPoints(path, belongs_to) as kept:
+            ranks = self.operator.ranks
+            kept.known = ranks.from_first(kept.known)  # all ranks must compute the same points
             missing = [point for point in points if point not in kept.known]
-            progress = LoggedProgress(
-                f"landscape of {context.label}", len(points), unit="points", done=len(points) - len(missing)
-            )
+            done = len(points) - len(missing)
+            progress = LoggedProgress(f"landscape of {context.label}", len(points), unit="points", done=done)
             with self._movable() as loss_at:
                 for point in missing:
                     kept.add(point, loss_at(point))
-                    progress.step()
+                    if ranks.rank == 0:
+                        progress.step()
             return [np.array([kept.known[point] for point in piece.points()]).reshape(piece.shape) for piece in slices]
 
     @contextmanager
@@ -178,12 +181,13 @@ def check_batchnorm(value: str) -> None:
         raise unknown_name("treatment of BatchNorm", value, list(BATCHNORM))
 
 
-def identity_of(encoder: Encoder, operator: CurvatureOperator, settings: FixedLossSettings) -> dict[str, Any]:
-    """What decides the losses of a grid: settings, weights, batches and the library, as plain values."""
+def identity_of(encoder: Encoder, operator: CurvatureOperator, data: Data, settings: FixedLossSettings) -> dict[str, Any]:
+    """What decides the losses of a grid: settings, weights, images, batches and the library, as plain values."""
     inputs = {str(i): batch.inputs for i, batch in enumerate(operator.batches)}
     return {
         "settings": asdict(settings),
-        "weights": tensors_hash(dict(encoder.state_dict())),
+        "weights": tensors_hash({**encoder.state_dict(), **dict(zip(operator.names, operator.parameters, strict=True))}),
+        "data": data.fingerprint,
         "batches": tensors_hash(inputs),
         "torch": torch.__version__,
         "device": str(operator.device),

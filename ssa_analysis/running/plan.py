@@ -172,7 +172,7 @@ def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data, scratch: Path | 
         return CellResult(cell, error=text, seconds=seconds, report=loaded.report, unexpected=unexpected)
 
     row = MEASURES.get(cell.measure)
-    context = RunContext(scratch / cell.key if scratch is not None else None, cell.path)
+    context = RunContext(scratch / cell.key if scratch is not None else None, cell.path, cell.model)
     try:
         with running_in(context):
             scores = row.function(loaded.encoder, data, row.make_settings(cell.settings))

@@ -45,8 +45,4 @@ def joined_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
 
 def from_first(ranks: Ranks, value: Any) -> Any:
     """The first rank's ``value``, on every rank."""
-    if ranks.size == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, 0)
-    return box[0]
+    return ranks.from_first(value)

@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
+from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.checkpoints.reading import file_hash
 from ssa_analysis.checkpoints.writing import save_checkpoint
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import CheckpointError, MeasureError, SettingsError
 from ssa_analysis.measures import MEASURES
+from ssa_analysis.measures.base import RunContext, running_in
 from ssa_analysis.measures.fixed_loss import fixed_operator
 from ssa_analysis.measures.landscape import LandscapeSettings, landscape
 from ssa_analysis.measures.landscape_directions import difference_to, eigen_directions, random_direction
@@ -303,7 +305,7 @@ class TestCheckpoint:
 
     def test_statistics_move_between_the_ends_and_stay_there(self, encoder: Encoder, digits: Data, other: Path) -> None:
         operator = fixed_operator(encoder, digits, small())
-        way = difference_to(other, encoder, operator.parameters, with_buffers=True)
+        way = difference_to(other, encoder, operator, with_buffers=True)
         assert way.buffers is not None
         variance = batchnorm_modules(encoder)[0].running_var
         assert variance is not None
@@ -351,24 +353,77 @@ class TestCheckpoint:
         assert find_score(scores, "barrier").value == 0
         assert math.isnan(find_score(scores, "path_nonconvexity_2d").value)
 
-    def test_another_architecture_is_refused(self, encoder: Encoder, digits: Data, other: Path) -> None:
-        encoder.projector = None
-        operator_settings = small(along="checkpoint", other=str(other))
-        with pytest.raises(MeasureError, match="projector"):
-            landscape(encoder, digits, operator_settings)
-        parameters = list(encoder.parameters())
-        with pytest.raises(MeasureError, match=r"other\.pt: another architecture .*'projector\.0\.weight' has shape .* there"):
-            difference_to(other, encoder, parameters, with_buffers=True)
+    def test_only_what_is_in_scope_moves(self, encoder: Encoder, digits: Data, other: Path) -> None:
+        settings = small(scope="projector")
+        operator = fixed_operator(encoder, digits, settings)
+        way = difference_to(other, encoder, operator, with_buffers=True)
+        assert way.buffers is not None
+        (normalisation,) = (m for m in encoder.projector.modules() if isinstance(m, nn.BatchNorm1d))  # type: ignore[union-attr]
+        assert [id(t) for t in way.buffers.tensors] == [id(normalisation.running_mean), id(normalisation.running_var)]
+        before = state_of(encoder)
+        scores = landscape(encoder, digits, small(scope="projector", along="checkpoint", other=str(other), grid=0))
+        assert_same_state(encoder, before)
+        encoder.projector.load_state_dict(load_checkpoint(other).encoder.projector.state_dict())  # type: ignore[union-attr]
+        assert find_score(scores, "other_loss").value == pytest.approx(operator.loss(), rel=1e-5)
 
-    def test_the_same_weights_in_another_network_are_refused(self, encoder: Encoder, other: Path) -> None:
+    def test_another_architecture_is_refused(self, encoder: Encoder, digits: Data, other: Path) -> None:
+        operator = fixed_operator(encoder, digits, small())
+        encoder.projector = None
+        with pytest.raises(MeasureError, match=r"other\.pt: another architecture .*'projector\.0\.weight' has shape .* there"):
+            difference_to(other, encoder, operator, with_buffers=True)
+
+    def test_the_same_weights_in_another_network_are_refused(self, encoder: Encoder, digits: Data, other: Path) -> None:
         next(m for m in encoder.modules() if isinstance(m, nn.Conv2d)).stride = (2, 2)
         with pytest.raises(MeasureError, match="the same weights in other modules"):
-            difference_to(other, encoder, list(encoder.parameters()), with_buffers=True)
+            landscape(encoder, digits, small(along="checkpoint", other=str(other)))
 
-    def test_another_normalisation_is_refused(self, encoder: Encoder, other: Path) -> None:
+    def test_another_normalisation_is_refused(self, encoder: Encoder, digits: Data, other: Path) -> None:
         encoder.mean += 0.1
         with pytest.raises(MeasureError, match="normalised otherwise"):
-            difference_to(other, encoder, list(encoder.parameters()), with_buffers=True)
+            landscape(encoder, digits, small(along="checkpoint", other=str(other)))
+
+    def test_a_probe_of_its_own_leads_to_no_other_checkpoint(self, encoder: Encoder, digits: Data, other: Path) -> None:
+        with pytest.raises(MeasureError, match=r"has no 'classifier\.weight': .* take scope=backbone"):
+            landscape(encoder, digits, small(along="checkpoint", other=str(other), loss="supervised"))
+        scores = landscape(encoder, digits, small(along="checkpoint", other=str(other), loss="supervised", scope="backbone"))
+        assert math.isfinite(find_score(scores, "barrier").value)
+
+    def test_the_other_file_is_loaded_with_the_user_s_own_architecture(
+        self, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "net.py").write_text(OWN)
+        model = parse_model(f"{tmp_path / 'net.py'}:build", "half")
+        names = [tmp_path / "a.pt", tmp_path / "b.pt"]
+        for number, path in enumerate(names):
+            torch.manual_seed(number)
+            torch.save(recognise_own_net(tmp_path / "net.py").state_dict(), path)
+        with running_in(RunContext(model=model)):
+            encoder = load_checkpoint(names[0], model).encoder
+            settings = small(along="checkpoint", other=str(names[1]), loss="supervised", grid=0)
+            assert math.isfinite(find_score(landscape(encoder, digits, settings), "barrier").value)
+
+
+OWN = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, 2)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().mean((2, 3)))
+
+def build():
+    return Net()
+"""
+
+
+def recognise_own_net(path: Path) -> nn.Module:
+    space: dict[str, Any] = {}
+    exec(path.read_text(), space)
+    return space["build"]()  # type: ignore[no-any-return]
 
 
 class TestSettings:
@@ -432,18 +487,28 @@ def test_each_kind_has_names_of_its_own(encoder: Encoder, digits: Data, other: P
     assert MEASURES.get("landscape").apart == ("along",)
 
 
-def test_a_landscape_of_backbone_weights_only_leaves_the_projector(encoder: Encoder, digits: Data) -> None:
-    operator = fixed_operator(encoder, digits, small())
-    backbone = CurvatureOperator(operator.network, operator.batches, list(encoder.backbone.parameters()))
+def test_a_landscape_of_the_backbone_leaves_the_projector(encoder: Encoder, digits: Data) -> None:
+    operator = fixed_operator(encoder, digits, small(scope="backbone"))
+    before = [p.detach().clone() for p in encoder.projector.parameters()]  # type: ignore[union-attr]
     seen = []
-    projector = next(iter(encoder.projector.parameters()))  # type: ignore[union-attr]
-    before = projector.detach().clone()
-    field = LossField(encoder, backbone, lambda name: random_direction(backbone.parameters, 0, 0))
-    original = backbone.loss
-    backbone.loss = lambda: seen.append(torch.equal(projector, before)) or original()  # type: ignore[func-returns-value, method-assign]
+    original = operator.loss
+
+    def looks() -> float:
+        now = list(encoder.projector.parameters())  # type: ignore[union-attr]
+        seen.append(all(torch.equal(a, b) for a, b in zip(now, before, strict=True)))
+        return original()
+
+    operator.loss = looks  # type: ignore[method-assign]
+    field = LossField(encoder, operator, lambda name: random_direction(operator.parameters, 0, 0))
     (curve,) = field.losses([Slice((("random 0", (-0.5, 0.0, 0.5)),))], {})
     assert seen == [True] * 3
     assert len(set(curve.tolist())) == 3
+
+
+def test_the_supervised_loss_has_a_landscape_too(encoder: Encoder, digits: Data) -> None:
+    for batchnorm in ("frozen", "reestimated"):
+        scores = landscape(encoder, digits, small(loss="supervised", batchnorm=batchnorm))
+        assert all(math.isfinite(s.value) for s in scores)
 
 
 def test_dataclass_fields_have_plain_defaults() -> None:
