@@ -12,7 +12,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from ssa_analysis.reports.figures.bounds import bound_waterfall
 from ssa_analysis.reports.figures.curvature import eigenvalues, spectral_density
-from ssa_analysis.reports.figures.landscape import landscape_slices, landscape_surfaces
+from ssa_analysis.reports.figures.landscape import (
+    landscape_eigen_surfaces,
+    landscape_eigenvectors,
+    landscape_path_surfaces,
+    landscape_paths,
+    landscape_slices,
+    landscape_surfaces,
+    landscape_surfaces_3d,
+)
 from ssa_analysis.reports.figures.linking import correlations, score_scatter
 from ssa_analysis.reports.figures.robustness import corruption_curves
 from ssa_analysis.reports.figures.shift import pair_similarities, shift_statistics
@@ -62,8 +70,39 @@ FIGURES = (
     FigureEntry(
         "landscape_surfaces",
         "Loss on a random filter-normalised plane",
-        "Contours of the loss minus its value at the weights, in nats, the same levels in every panel.",
+        "Contours of the loss minus its value at the weights, in nats, the same levels in every panel. Where the losses range "
+        "over more than a factor of 50, contours of the loss, evenly spaced in its logarithm. Grey: the loss is not finite.",
         landscape_surfaces,
+    ),
+    FigureEntry(
+        "landscape_surfaces_3d",
+        "Loss on a random filter-normalised plane, as a surface",
+        "The planes and the colours of the contours.",
+        landscape_surfaces_3d,
+    ),
+    FigureEntry(
+        "landscape_eigenvectors",
+        "Loss along the top eigenvectors of its Hessian",
+        "Solid: the loss. Dashed: its second-order Taylor polynomial at the weights. Offsets are l2 distances.",
+        landscape_eigenvectors,
+    ),
+    FigureEntry(
+        "landscape_eigen_surfaces",
+        "Loss on the plane of the two top eigenvectors",
+        "Contours as above; offsets are l2 distances.",
+        landscape_eigen_surfaces,
+    ),
+    FigureEntry(
+        "landscape_paths",
+        "Loss on the straight path to another checkpoint",
+        "Markers: the two checkpoints. The barrier is the largest rise over the dotted line between them.",
+        landscape_paths,
+    ),
+    FigureEntry(
+        "landscape_path_surfaces",
+        "Loss on a plane through two checkpoints",
+        "Contours as above; + is the checkpoint, x the other one, up and down a random filter-normalised direction.",
+        landscape_path_surfaces,
     ),
     FigureEntry(
         "shift_statistics",

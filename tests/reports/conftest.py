@@ -61,6 +61,22 @@ def scores_of(number: int) -> list[Score]:
         ),
         Score("landscape", "rise_2d", 0.4, "nats", arrays={"offset": ticks, "loss": surface}),
         *(
+            Score("landscape", f"eigen_rise_{k}", 0.5 / k, "nats", arrays={
+                "offset": [-0.1, 0.0, 0.1], "loss": [1 + 0.4 / k, 1.0, 1 + 0.6 / k + 0.1 * i],
+                "quadratic": [1 + 9.0 / k, 1.0, 1 + 9.5 / k],
+            })
+            for k in (1, 2)
+        ),
+        Score("landscape", "eigen_rise_2d", 0.4, "nats", arrays={"offset": ticks, "second": [-2.0, 0.0, 2.0], "loss": surface}),
+        Score(
+            "landscape", "barrier", 0.5, "nats", low=0.5,
+            arrays={"offset": [-0.25, 0.0, 0.5, 1.0, 1.25], "loss": [1.2, 1.0, 2.0 + i, 1.5, None]},
+        ),
+        Score("landscape", "path_rise_2d", 0.4, "nats", arrays={
+            "offset": [-0.25, 0.0, 0.5, 1.0, 1.25], "second": ticks,
+            "loss": [[2.0 + i, 1.5, 2.0, 1.9, 2.5], [1.2, 1.0, 1.4, 1.1, 1.3], [2.0, 1.6, 2.0, 1.8, None if i else 2.1]],
+        }),
+        *(
             Score.estimate(
                 "shift", f"mmd2_{name}", 0.05 + 0.01 * i, 0.01, settings={"p_value": 0.01 if number % 2 else 0.5},
                 arrays={"null": [0.0, 0.01]},
@@ -147,7 +163,7 @@ def fill(store: Store, name: str, method: str, scores: list[Score], data: str = 
     for measure in dict.fromkeys(s.measure for s in scores):
         cell = cell_of(name, measure, data)
         training = {"settings": {"method": method}, "epoch": 3}
-        report = LoadReport(cell.path, cell.sha256, "ssa-analyze", "convnet, width 4", 20, 1740, True, {}, [], training)
+        report = LoadReport(cell.path, cell.sha256, "ssa-analyze", "convnet, width 4", 20, 1740, True, False, {}, [], training)
         store.write(CellResult(cell, [s for s in scores if s.measure == measure], seconds=1.0, report=report))
 
 
