@@ -210,6 +210,18 @@ class TestScore:
         assert lines[9] == f"8 cells computed, 0 taken from the store, 0 failed; kept in {scored.store}"
         assert len(lines) == 10
 
+    def test_long_grids_say_how_far_they_are(self, cli: Cli, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ssa_analysis.progress.INTERVAL", 0.0)
+        settings = [
+            x for v in ("pairs=16", "batch=16", "directions=2", "points=3", "grid=0") for x in ("--set", f"landscape.{v}")
+        ]
+        ended = cli("score", good, *DATA, "--measures", "landscape", *settings, "--store", tmp_path / "s.db", "--json")
+        assert ended.code == 0
+        lines = [line for line in ended.err.splitlines() if line.startswith("landscape of")]
+        assert len(lines) == 4  # the fifth point is the last
+        assert re.fullmatch(rf"landscape of {re.escape(str(good))}: 2 of 5 points \(40 %\), about .+ left", lines[1])
+        assert [p.name for p in tmp_path.iterdir() if p.name.startswith("s.db")] == ["s.db"]
+
     def test_again_computes_nothing_and_says_the_same(self, cli: Cli, trained: Any, scored: Any, store: Path) -> None:
         again = cli("score", *trained.paths, *DATA, "--measures", "downstream,representation", "--store", store, "--json")
         assert again.code == 0
