@@ -23,12 +23,12 @@ from ssa_analysis.errors import CheckpointError, MeasureError, SettingsError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import RunContext, running_in
 from ssa_analysis.measures.fixed_loss import fixed_operator
-from ssa_analysis.measures.landscape import LandscapeSettings, landscape
+from ssa_analysis.measures.landscape import LandscapeSettings, inner_half, landscape
 from ssa_analysis.measures.landscape_directions import difference_to, eigen_directions, random_direction
 from ssa_analysis.measures.loss_field import LossField, Slice, batchnorm_modules, reestimating
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.hessian import CurvatureOperator
-from ssa_analysis.numerics.surfaces import quadratic_reach, rise_at, ruggedness
+from ssa_analysis.numerics.surfaces import nonconvexity, quadratic_reach, rise_at, ruggedness
 from ssa_analysis.score import Score, find_score
 
 # a low temperature, because the loss of so small an encoder is flat at the usual one
@@ -136,6 +136,16 @@ class TestRandom:
         first = arrays_of(three, "rise_2d")["loss"]
         assert first.tolist() == arrays_of(one, "rise_2d")["loss"].tolist()
         assert find_score(three, "rise_2d").value != pytest.approx(find_score(one, "rise_2d").value, rel=1e-3)
+
+    def test_nonconvexity_is_that_of_the_inner_half(self, encoder: Encoder, digits: Data) -> None:
+        scores = landscape(encoder, digits, small(grid=9, points=3))
+        plane = arrays_of(scores, "rise_2d")
+        middle = np.abs(plane["offset"]) <= 0.5
+        assert middle.sum() == 5
+        axis = plane["offset"][middle]
+        expected = nonconvexity(plane["loss"][middle][:, middle], axis, axis)
+        assert find_score(scores, "nonconvexity_2d").value == pytest.approx(expected)
+        assert [inner_half(n).stop - inner_half(n).start for n in (3, 5, 13, 51)] == [3, 3, 7, 25]
 
     def test_losses_that_are_not_finite_are_missing(self, encoder: Encoder, digits: Data) -> None:
         scores = landscape(encoder, digits, small(points=7, grid=5, span=1e30))
