@@ -210,6 +210,22 @@ def build():
         original = net(code)
         close(load(original.state_dict(), code).encoder.features(images()), original.backbone(half(images())).flatten(1))
 
+    def test_a_projector_without_a_backbone_is_a_layer_like_others(self, load: Loader) -> None:
+        code = """
+class Odd(Net):
+    def __init__(self):
+        super().__init__()
+        self.projector = nn.Conv2d(3, 3, 1)
+    def forward(self, x):
+        return super().forward(self.projector(x))
+def build():
+    return Odd()
+"""
+        original = net(code)
+        loaded = load(original.state_dict(), code)
+        close(loaded.encoder.logits(images()), original(half(images())))
+        assert not loaded.report.has_projector
+
     def test_a_module_without_known_children_is_all_features(self, load: Loader) -> None:
         code = "def build():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())\n"
         original = net(code)
@@ -402,6 +418,8 @@ class TestUserCode:
         with pytest.raises(CheckpointError, match=message) as error:
             load(state, code)
         assert "\n" not in str(error.value)
+        with pytest.raises(CheckpointError, match=message):  # the next checkpoint of the run hears the same
+            load(state, code)
 
     def test_the_line_is_that_of_the_users_file(self, tmp_path: Path, write: Write, state: dict[str, Tensor]) -> None:
         torch.save(state, tmp_path / "mine.pt")
