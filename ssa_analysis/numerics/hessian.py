@@ -164,9 +164,10 @@ class CurvatureOperator:
         parameters: tensors with ``requires_grad``; n is their total size.
         names: of the parameters; their numbers by default.
         kind: ``hessian`` or ``gauss-newton``.
-        memory: bytes that autograd may save. Where the graphs of all batches fit, they are built once and every
-            product costs one double backward; where one batch fits, its graph is rebuilt for each product; else the
-            batch goes through in chunks that fit. The operator is the same, up to rounding.
+        memory: bytes that graphs may take (what autograd saves, and the gradients that are kept). Where the graphs of
+            all batches fit, they are built once and every product costs one double backward; where one batch fits, its
+            graph is rebuilt for each product; else the batch goes through in chunks that fit. The operator is the same,
+            up to rounding. A product's own temporaries come on top: about half of the graph that it goes through.
         ranks: the processes that share every batch's rows; all hold the same weights and batches, make the same calls
             and get the same results. By default those of the process group, if there is one.
 

@@ -147,7 +147,7 @@ def fill(store: Store, name: str, method: str, scores: list[Score], data: str = 
     for measure in dict.fromkeys(s.measure for s in scores):
         cell = cell_of(name, measure, data)
         training = {"settings": {"method": method}, "epoch": 3}
-        report = LoadReport(cell.path, cell.sha256, "ssa-analyze", "convnet, width 4", 20, 1740, True, {}, [], training)
+        report = LoadReport(cell.path, cell.sha256, "ssa-analyze", "convnet, width 4", 20, 1740, True, False, {}, [], training)
         store.write(CellResult(cell, [s for s in scores if s.measure == measure], seconds=1.0, report=report))
 
 
