@@ -27,7 +27,7 @@ from ssa_analysis.measures.fixed_loss import LOSSES
 from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.running.executors import EXECUTORS
 from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells
-from ssa_analysis.running.ranks import from_first, joined_ranks
+from ssa_analysis.running.ranks import joined_ranks
 from ssa_analysis.running.scoring import ScoringSummary, cells_to_run, run_cells
 from ssa_analysis.running.store import Store, short_names
 from ssa_analysis.score import Score
@@ -108,12 +108,15 @@ def _run_and_print(
     as_json: bool, model: OwnModel | None,
 ) -> None:  # fmt: skip
     paths, left_out = known_checkpoints(checkpoints)
+    if ranks.rank == 0:
+        loaded_data(spec)  # the first one may have to download it; the others then find it there
+    from_first(ranks, None)
     loaded = loaded_data(spec)
     cells = make_cells(paths, loaded, measures, seed, shared, overrides, model)
     store = Store(store_path) if store_path and ranks.rank == 0 else None
     try:
         labels = short_names({cell.sha256: cell.path for cell in cells})
-        todo = from_first(ranks, cells_to_run(cells, store))
+        todo = ranks.from_first(cells_to_run(cells, store))
         sizes = ", ".join(f"{name} {len(index)}" for name, index in loaded.splits.items())
         say(f"{loaded.name}: {len(loaded.labels)} images ({sizes}); {len(todo)} of {len(cells)} cells to compute")
         progress = Progress(len(todo))

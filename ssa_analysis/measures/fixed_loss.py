@@ -31,6 +31,7 @@ from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, Loss
 from ssa_analysis.registry import unknown_name
 
 LOSSES = ("contrastive", "supervised")
+MIXING = 1e-3  # relative change of an output, far above rounding, when other images join its batch
 Network = Callable[[Tensor], Tensor]
 
 
@@ -100,10 +101,12 @@ def probe_as_layer(encoder: Encoder, data: Data, seed: int) -> nn.Linear:
 def fixed_operator(encoder: Encoder, data: Data, settings: FixedLossSettings, kind: str = "hessian") -> CurvatureOperator:
     """The curvature operator of that loss over the weights in scope, after the determinism check.
 
-    Its ``names`` are those of the encoder: ``backbone.``, ``projector.`` or ``classifier.`` and the name inside.
+    Its ``names`` are those of the encoder: ``backbone.``, ``projector.`` or ``classifier.`` and the name inside. Its
+    parameters are the encoder's own, and require gradients from now on; nothing else of the encoder changes.
 
     Raises:
-        MeasureError: no projector, classes that do not fit, a loss that is not finite, or two passes that differ.
+        MeasureError: no projector, classes that do not fit, a network that mixes the images of a batch, a loss that is not
+            finite, or two passes that differ.
         SettingsError: a scope that names nothing.
     """
     encoder.eval()
@@ -167,13 +170,18 @@ def _call(module: nn.Module, frozen: dict[str, Tensor], prefix: str, x: Tensor) 
 
 
 def _check_outputs(network: Network, batches: list[Batch], data: Data, settings: FixedLossSettings) -> None:
+    few, more = batches[0].inputs[:2], batches[0].inputs[:4]
     with torch.no_grad():
-        out = network(batches[0].inputs[:2])
+        out, among_more = network(few), network(more)
     classes = len(data.class_names)
     if out.ndim != 2:
         raise MeasureError(f"the network's outputs for an image must be one row of numbers, got the shape {tuple(out.shape[1:])}")
     if settings.loss == "supervised" and out.shape[1] != classes:
         raise MeasureError(f"the classifier tells {out.shape[1]} classes apart, {data.name} has {classes}")
+    if (among_more[: len(out)] - out).norm() > MIXING * out.norm():
+        raise MeasureError(
+            "the network's output for an image depends on the other images of its batch (a BatchNorm without running statistics?)"
+        )
 
 
 def in_scope(names: list[str], scope: str) -> list[str]:
@@ -182,11 +190,10 @@ def in_scope(names: list[str], scope: str) -> list[str]:
     >>> in_scope(["backbone.conv1.weight", "backbone.bn1.bias", "projector.0.weight"], "projector,*.bias")
     ['backbone.bn1.bias', 'projector.0.weight']
     """
-    if scope == "all":
-        return names
     chosen: set[str] = set()
     for pattern in (part.strip() for part in scope.split(",")):
-        found = [name for name in names if name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)]
+        wanted = [pattern, f"{pattern}.*"] if pattern != "all" else ["*"]
+        found = [name for name in names if any(fnmatchcase(name, each) for each in wanted)]
         if not found:
             layers = [".".join(name.split(".")[:depth]) for depth in (1, 2, 3, 4) for name in names]
             raise unknown_name("scope", pattern, list(dict.fromkeys(["all", *layers, *names])))

@@ -164,9 +164,10 @@ class CurvatureOperator:
         parameters: tensors with ``requires_grad``; n is their total size.
         names: of the parameters; their numbers by default.
         kind: ``hessian`` or ``gauss-newton``.
-        memory: bytes that autograd may save. Where the graphs of all batches fit, they are built once and every
-            product costs one double backward; where one batch fits, its graph is rebuilt for each product; else the
-            batch goes through in chunks that fit. The operator is the same, up to rounding.
+        memory: bytes that graphs may take (what autograd saves, and the gradients that are kept). Where the graphs of
+            all batches fit, they are built once and every product costs one double backward; where one batch fits, its
+            graph is rebuilt for each product; else the batch goes through in chunks that fit. The operator is the same,
+            up to rounding. A product's own temporaries come on top: about half of the graph that it goes through.
         ranks: the processes that share every batch's rows; all hold the same weights and batches, make the same calls
             and get the same results. By default those of the process group, if there is one.
 
@@ -219,17 +220,26 @@ class CurvatureOperator:
     def bytes_per_input(self) -> float:
         """What autograd saves of one input for a second derivative, measured on a few."""
         sample = self.batches[0].inputs[:PROBE_INPUTS]
+        half = len(sample) // 2
+        whole = self._saved_bytes(sample)
+        if not half:
+            return max(1.0, whole)
+        # of the difference, so that frozen weights and other constants do not count
+        return max(1.0, (whole - self._saved_bytes(sample[:half])) / (len(sample) - half))
+
+    def _saved_bytes(self, sample: Tensor) -> int:
         counter = _SavedBytes([*self.parameters, sample])
         with torch.enable_grad(), counter.watch():
             outputs = self.network(sample)
             _grad(outputs, self.parameters, torch.zeros_like(outputs).requires_grad_(), create_graph=True)
-        return max(1.0, counter.total / len(sample))
+        return counter.total
 
     @cached_property
     def plan(self) -> str:
-        """``kept``, ``rebuilt`` or ``chunked``: which of the three ways the memory allows."""
-        sizes = [share.stop - share.start for share in self._shares]
-        if sum(sizes) * self.bytes_per_input <= self.memory:
+        """``kept``, ``rebuilt`` or ``chunked``: which of the three ways the memory allows; the same on every rank."""
+        sizes = [-(-len(batch.inputs) // self.ranks.size) for batch in self.batches]  # of the largest share
+        gradients = len(sizes) * sum(p.nbytes for p in self.parameters)
+        if sum(sizes) * self.bytes_per_input + gradients <= self.memory:
             return "kept"
         return "rebuilt" if max(sizes) * self.bytes_per_input <= self.memory else "chunked"
 
@@ -289,6 +299,7 @@ class CurvatureOperator:
             gradients = self._whole_graphs()[number] if self.plan == "kept" else self._whole_graph(batch)
             for i, piece in enumerate(pieces):
                 total[i] += flatten(_directional(gradients, piece, self.parameters))
+            del gradients  # or it would live on while the next batch's graph is built
         self.products += len(vectors)
         return (self.ranks.sum(total) / len(self.batches)).to(vectors.dtype)
 
@@ -311,11 +322,13 @@ class CurvatureOperator:
         mine = cotangent[self.ranks.rows(len(cotangent))]
         start = 0
         for inputs, rows in zip(self._mine(batch).split(self.chunk), mine.split(self.chunk), strict=True):
-            leaf = rows.detach().clone().requires_grad_()
-            outputs = self.network(inputs)
-            gradients = _grad(outputs, self.parameters, leaf, create_graph=True)
-            yield _Part(slice(start, start + len(inputs)), outputs, leaf, gradients)
+            yield self._part(slice(start, start + len(inputs)), inputs, rows)
             start += len(inputs)
+
+    def _part(self, where: slice, inputs: Tensor, rows: Tensor) -> _Part:
+        leaf = rows.detach().clone().requires_grad_()
+        outputs = self.network(inputs)
+        return _Part(where, outputs, leaf, _grad(outputs, self.parameters, leaf, create_graph=True))
 
     def _staged(self, number: int, batch: Batch) -> tuple[Tensor, Iterable[_Part]]:
         """All outputs of a batch, and this process's parts of it."""
@@ -346,6 +359,7 @@ class CurvatureOperator:
                     total[i] += flatten(second)
             if self.plan != "chunked":
                 held.append(part.outputs)
+            del part  # or it would live on while the next chunk's graph is built
         everywhere = [self.ranks.gather(push, len(outputs)) for push in pushed]
         curved = [self._loss_curvature(batch.loss, outputs, push)[share] for push in everywhere]
         start = 0
@@ -353,6 +367,7 @@ class CurvatureOperator:
             for i, rows in enumerate(curved):
                 total[i] += flatten(_grad(out, self.parameters, rows[start : start + len(out)], retain_graph=True))
             start += len(out)
+            del out
 
     def _loss_curvature(self, loss: Loss, outputs: Tensor, push: Tensor) -> Tensor:
         """``(d2L/dZ2) U``, or its Gauss-Newton part through the logits; ``(k, d)``."""

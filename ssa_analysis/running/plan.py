@@ -21,6 +21,7 @@ from ssa_analysis.data.datasets import Data, load_data
 from ssa_analysis.errors import MeasureError, SettingsError, SSAError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import RunContext, running_in
+from ssa_analysis.running.ranks import first_problem
 from ssa_analysis.score import Score
 from ssa_analysis.version import __version__
 
@@ -134,16 +135,22 @@ def run_checkpoint(cells: list[Cell], spec: DataSpec, device: str, scratch: Path
     An error of a cell is its result; the others go on. What loading the checkpoint cannot do fails all of them.
     ``scratch`` is a folder for half-finished work; a cell uses the folder of its key in it.
     """
+    problem = None
     try:
         data = loaded_data(spec)
         loaded = load_checkpoint(cells[0].path, cells[0].model)
         if loaded.report.sha256 != cells[0].sha256:
             raise MeasureError(f"{cells[0].path} changed while it was being scored; score it again")
+        loaded.encoder.to(device)
     except SSAError as error:
+        problem = str(error)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+    problem = first_problem(problem)  # a rank must not go on to measures in which it would wait for one that failed
+    if problem is not None:
         for cell in cells:
-            yield CellResult(cell, error=str(error))
+            yield CellResult(cell, error=problem)
         return
-    loaded.encoder.to(device)
     for cell in cells:
         yield _run_cell(cell, loaded, data, scratch)
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,13 +35,25 @@ def joined_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    try:
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:  # RANK and WORLD_SIZE are also set by launchers that are not torchrun
+        what = str(error).strip().splitlines()[0]
+        raise SettingsError(
+            f"RANK and WORLD_SIZE are set, but the processes cannot meet ({what}); start them with torchrun"
+        ) from error
     try:
         yield Ranks.current(), device
     finally:
         dist.destroy_process_group()
 
 
-def from_first(ranks: Ranks, value: Any) -> Any:
-    """The first rank's ``value``, on every rank."""
-    return ranks.from_first(value)
+def first_problem(problem: str | None) -> str | None:
+    """``problem``, or else that of the first rank that has one: the same yes or no on every rank."""
+    ranks = Ranks.current()
+    if ranks.size == 1:
+        return problem
+    found: list[str | None] = [None] * ranks.size
+    dist.all_gather_object(found, problem)
+    others = (f"process {rank} of the job: {text}" for rank, text in enumerate(found) if text is not None)
+    return problem if problem is not None else next(others, None)

@@ -87,7 +87,7 @@ def run_cells(
         elif event.kind == "failed":
             for cell in todo[event.key]:
                 if cell.key not in fresh:
-                    finish(CellResult(cell, error=event.value))
+                    finish(CellResult(cell, error=event.value, unexpected=True))
     scores: list[Score] = []
     for cell in cells:
         if cell.key in known and store is not None:

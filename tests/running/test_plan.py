@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import CheckpointError, SettingsError
 from ssa_analysis.measures import MEASURES
@@ -119,3 +120,18 @@ def test_the_environment_says_what_the_numbers_hang_on() -> None:
     assert {"python", "platform", "processor", "cores", "gpu", "git_commit"} <= set(values)
     assert environment_id(values) == environment_id(dict(reversed(values.items())))
     assert environment_id({**values, "cores": -1}) != environment_id(values)
+
+
+def test_the_key_belongs_to_content_function_and_normalisation_of_a_users_architecture(
+    files: list[Path], digits: Data, tmp_path: Path
+) -> None:
+    def key(code: str = "A", function: str = "build", normalise: str | None = "half", name: str = "net.py") -> str:
+        (tmp_path / name).write_text(code)
+        model = parse_model(f"{tmp_path / name}:{function}", normalise)
+        return make_cells(files[:1], digits, ["downstream"], 0, {}, {}, model)[0].key
+
+    keys = [
+        plan(files[:1], digits)[0].key, key(), key("B"), key(function="other"), key(normalise="none"), key(normalise=None),
+    ]  # fmt: skip
+    assert len(set(keys)) == len(keys)
+    assert key(name="moved.py") == key()  # where the file lies does not matter

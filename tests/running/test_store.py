@@ -48,7 +48,7 @@ def one_line(error: pytest.ExceptionInfo[StoreError]) -> str:
 def report_of(cell: Cell, method: str = "simclr") -> LoadReport:
     training = {"settings": {"method": method}, "epoch": 7}
     return LoadReport(
-        cell.path, cell.sha256, "ssa-analyze", "convnet, width 4", 20, 1740, True, {"optimizer": "state"}, ["a"], training
+        cell.path, cell.sha256, "ssa-analyze", "convnet, width 4", 20, 1740, True, False, {"optimizer": "state"}, ["a"], training
     )
 
 
