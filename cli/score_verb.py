@@ -110,7 +110,7 @@ def _run_and_print(
     paths, left_out = known_checkpoints(checkpoints)
     if ranks.rank == 0:
         loaded_data(spec)  # the first one may have to download it; the others then find it there
-    from_first(ranks, None)
+    ranks.from_first(None)
     loaded = loaded_data(spec)
     cells = make_cells(paths, loaded, measures, seed, shared, overrides, model)
     store = Store(store_path) if store_path and ranks.rank == 0 else None
