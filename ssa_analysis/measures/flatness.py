@@ -122,15 +122,15 @@ def _mean(name: str, values: np.ndarray, unit: str, about: dict[str, Any]) -> Sc
     return Score.of_interval("flatness", name, mean_interval(values), unit, settings=about)
 
 
-def _noise(operator: CurvatureOperator, scale: Tensor, draws: int, seed: int) -> Callable[[float], np.ndarray]:
-    """Rises of the same draws at any sigma; each sigma is computed once."""
-    return cache(lambda sigma: noise_rises(operator, scale, sigma, draws, seed))
+def _noise(operator: CurvatureOperator, scale: Tensor, seed: int) -> Callable[[float, int], np.ndarray]:
+    """Rises under the same draws at any sigma; each sigma is computed once."""
+    return cache(lambda sigma, draws: noise_rises(operator, scale, sigma, draws, seed))
 
 
 def _noise_score(name: str, found: NoiseScale, target: float, adaptive: bool) -> Score:
     error = "standard error" if found.crossing == "found" else "bracket"
     about = _about(
-        error, adaptive, over="draws", target=target, crossing=found.crossing, monotone=found.monotone,
+        error, adaptive, over="draws", target=target, crossing=found.crossing, rising=found.rising,
         evaluations=found.evaluations,
     )  # fmt: skip
     unit = "|w|" if adaptive else "weight units"
@@ -175,12 +175,12 @@ def flatness(encoder: Encoder, data: Data, settings: FlatnessSettings) -> list[S
         )
         about = _about("standard error", adaptive, over="groups", m=m, groups=len(rises), radius=radius)
         scores.append(_mean(f"{prefix}m_sharpness", rises, "nats", about))
-        draws = _noise(operator, scale, settings.draws, seed)
+        rises_at = _noise(operator, scale, seed)
         about = _about("standard error", adaptive, over="draws", sigma=sigma)
-        scores.append(_mean(f"{prefix}average_case", draws(sigma), "nats", about))
+        scores.append(_mean(f"{prefix}average_case", rises_at(sigma, settings.draws), "nats", about))
         own_size = 1.0 if adaptive else float(weights.double().square().mean().sqrt())
         cap = LARGEST_NOISE * max(own_size, sigma)
-        found = noise_scale(draws, settings.target_rise, sigma, cap)
+        found = noise_scale(rises_at, settings.draws, settings.target_rise, sigma, cap)
         scores.append(_noise_score(f"{prefix}pac_bayes_sigma", found, settings.target_rise, adaptive))
     probes = relative_flatness_probes(operator, number, settings.probes, seed)
     about = _about("standard error", True, over="probes", layer=operator.names[number])

@@ -25,6 +25,7 @@ from ssa_analysis.numerics.seeding import derive_seed, generator
 
 SETTLED = 0.01  # a step that changes the rise by a smaller share ends the ascent
 REACHED = 0.01  # a mean rise this close to the target, as a share of it, ends the search for sigma
+LOOK = 4  # draws that look beyond the crossing
 PROBES_AT_ONCE = 8
 
 
@@ -141,24 +142,24 @@ class NoiseScale:
 
     ``crossing`` is ``found``; or ``not reached`` (``sigma`` is then the largest one tried, a lower bound), ``always
     exceeded`` (the smallest one tried, an upper bound) or ``not resolved`` (the search ran out; low and high bracket it).
-    ``monotone``: no sigma tried beyond the crossing had a rise under the target.
+    ``rising``: the rise is still above the target at twice the crossing, on a few draws.
     """
 
     sigma: Interval
     crossing: str
-    monotone: bool
+    rising: bool
     evaluations: int
 
     @property
     def converged(self) -> bool:
-        """A crossing was found, and nothing seen contradicts that it is the only one."""
-        return self.crossing == "found" and self.monotone
+        """A crossing was found, and the rise does not come down again soon after."""
+        return self.crossing == "found" and self.rising
 
 
 def noise_scale(
-    rises: Callable[[float], np.ndarray], target: float, start: float, cap: float, max_evaluations: int = 16
+    rises: Callable[[float, int], np.ndarray], draws: int, target: float, start: float, cap: float, max_evaluations: int = 16
 ) -> NoiseScale:
-    """The sigma at which the mean of ``rises(sigma)`` ``(draws,)`` crosses ``target``, from below.
+    """The sigma at which the mean of ``rises(sigma, draws)`` ``(draws,)`` crosses ``target``, from below.
 
     A bracket in ``log sigma`` is narrowed by interpolation of the logarithm of the mean rise, by bisection where that
     has no logarithm. ``rises`` must use the same draws at every sigma; then the estimate solves ``mean_i R_i(sigma) =
@@ -166,24 +167,26 @@ def noise_scale(
     ``se(log sigma) = se(R) / (R dlogR/dlog sigma)``. The interval is Student's, in the logarithm.
 
     Args:
-        start: the first sigma tried. cap: none beyond is tried.
+        start: the first sigma tried. cap: none beyond is tried for the crossing.
     """
     seen: dict[float, np.ndarray] = {}
     sigma = min(start, cap)
     while True:
-        seen[sigma] = np.asarray(rises(sigma), dtype=float)
+        seen[sigma] = np.asarray(rises(sigma, draws), dtype=float)
         means = {s: _finite_mean(r) for s, r in sorted(seen.items())}
         if abs(means[sigma] / target - 1) <= REACHED:
-            return _crossing(seen, means, sigma, target)
+            break
         high = min((s for s, mean in means.items() if mean > target), default=None)
         low = max((s for s, mean in means.items() if mean <= target and (high is None or s < high)), default=None)
-        if high is None and (max(means) >= cap or len(seen) >= max_evaluations):
+        if high is None and (sigma >= cap or len(seen) >= max_evaluations):
             return _no_crossing("not reached", max(means), max(means), math.inf, len(seen))
-        if len(seen) >= max_evaluations:
-            if low is None or high is None:
-                return _no_crossing("always exceeded", min(means), 0.0, min(means), len(seen))
+        if len(seen) >= max_evaluations and high is not None:
+            if low is None:
+                return _no_crossing("always exceeded", high, 0.0, high, len(seen))
             return _no_crossing("not resolved", math.sqrt(low * high), low, high, len(seen))
         sigma = _next_sigma(means, low, high, target, cap)
+    rising = _finite_mean(rises(2 * sigma, min(LOOK, draws))) > target
+    return NoiseScale(_at_crossing(seen[sigma], means, sigma, target), "found", rising, len(seen))
 
 
 def _finite_mean(rises: np.ndarray) -> float:
@@ -209,25 +212,21 @@ def _next_sigma(means: dict[float, float], low: float | None, high: float | None
     return min(cap, edge * min(max(factor, 1.1 if len(means) == 1 else 2.0), 10.0))
 
 
-def _crossing(seen: dict[float, np.ndarray], means: dict[float, float], sigma: float, target: float) -> NoiseScale:
+def _at_crossing(rises: np.ndarray, means: dict[float, float], sigma: float, target: float) -> Interval:
+    """The crossing next to ``sigma``, whose mean rise is within ``REACHED`` of the target."""
     others = [s for s, mean in means.items() if s != sigma and 0 < mean < math.inf]
-    slope = 2.0
+    slope = 2.0  # a quadratic, until another point says more
     if others:
         near = min(others, key=lambda s: abs(math.log(s / sigma)))
-        slope = math.log(means[near] / means[sigma]) / math.log(near / sigma)
-    monotone = slope > 0 and all(mean > target for s, mean in means.items() if s > sigma)
-    slope = max(slope, 1e-3)
+        slope = max(math.log(means[near] / means[sigma]) / math.log(near / sigma), 1e-3)
     value = sigma * (target / means[sigma]) ** (1 / slope)
-    draws = seen[sigma]
-    error = float(draws.std(ddof=1) / math.sqrt(len(draws)) / (means[sigma] * slope))
-    reach = float(t_law.ppf(0.975, len(draws) - 1)) * error
-    return NoiseScale(
-        Interval(value, value * error, value * math.exp(-reach), value * math.exp(reach)), "found", monotone, len(seen)
-    )
+    error = float(rises.std(ddof=1) / math.sqrt(len(rises)) / (means[sigma] * slope))
+    reach = float(t_law.ppf(0.975, len(rises) - 1)) * error
+    return Interval(value, value * error, value * math.exp(-reach), value * math.exp(reach))
 
 
 def _no_crossing(crossing: str, value: float, low: float, high: float, evaluations: int) -> NoiseScale:
-    return NoiseScale(Interval(value, math.nan, low, high), crossing, True, evaluations)
+    return NoiseScale(Interval(value, math.nan, low, high), crossing, False, evaluations)
 
 
 @contextmanager
