@@ -42,7 +42,7 @@ class FlatnessSettings(FixedLossSettings):
 
     Attributes:
         rho: radius of the l2 ball. adaptive_rho: radius in units of ``|w|``, element by element.
-        steps: of the ascent, at most. restarts: the first starts at the weights, the others on the sphere.
+        steps: of the ascent, at most. restarts: from the weights, from opposite to where that ended, then at random.
         m: pairs of a group of the m-sharpness; 0 stands for 32, or half of the pairs where there are fewer than 64.
         sigma: standard deviation of the noise on every weight. adaptive_sigma: the same as a share of ``|w|``.
         draws: of the noise, each with its mirror image.
@@ -53,8 +53,8 @@ class FlatnessSettings(FixedLossSettings):
 
     rho: float = 0.1
     adaptive_rho: float = 0.5
-    steps: int = 6
-    restarts: int = 2
+    steps: int = 10
+    restarts: int = 3
     m: int = 0
     sigma: float = 0.01
     adaptive_sigma: float = 0.1

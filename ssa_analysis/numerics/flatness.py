@@ -23,8 +23,9 @@ from ssa_analysis.numerics.lanczos import random_vector
 from ssa_analysis.numerics.resampling import Interval
 from ssa_analysis.numerics.seeding import derive_seed, generator
 
-SETTLED = 0.01  # a step that changes the rise by a smaller share ends the ascent
-REACHED = 0.01  # a mean rise this close to the target, as a share of it, ends the search for sigma
+SETTLED = 0.01  # an ascent ends when further steps promise less than this share of the rise
+ROUNDING = 2e-4  # and when a step changes it by less than this share, up or down
+REACHED = 0.05  # a mean rise this close to the target, as a share of it, ends the search for sigma: interpolation does the rest
 LOOK = 4  # draws that look beyond the crossing
 PROBES_AT_ONCE = 8
 
@@ -33,7 +34,7 @@ PROBES_AT_ONCE = 8
 class Ascent:
     """The largest rise found in a ball: a lower bound of the true maximum, by construction.
 
-    ``settled``: the last step of the best start changed its rise by less than 1 %. ``starts``: the rise of each start.
+    ``settled``: further steps of the best start promised less than 1 %. ``starts``: the rise of each start.
     """
 
     rise: float
@@ -51,17 +52,20 @@ def worst_case_rise(operator: CurvatureOperator, scale: Tensor, radius: float, *
 
     Args:
         scale: ``(n,)``, not negative. steps: losses tried by each start; a gradient is taken after each that rose.
-        restarts: the first starts at the weights, the others at random points of the sphere, uniform in u.
+        restarts: the first starts at the weights, the second opposite to where that one ended (near a minimum the loss
+            is nearly even, and the higher of the two sides is not known beforehand), the others at random.
     """
     base = operator.loss()
     best, settled, starts, gradients = 0.0, True, [], 0
+    first = torch.zeros_like(scale)
     for restart in range(restarts):
-        start = None
-        if restart:
+        start = -first if restart <= 1 else torch.zeros_like(scale)
+        if restart and not start.any():
             start = random_vector(operator.size, derive_seed(seed, "restart", restart), scale.device, scale.dtype)
             start = start * (scale > 0)
             start = start * (radius / start.norm().clamp_min(1e-30))
-        rise, done, used = _climb(operator, scale, radius, steps, start, base)
+        point, rise, done, used = _climb(operator, scale, radius, steps, start, base)
+        first = first if restart else point
         starts.append(rise)
         gradients += used
         if rise > best or not restart:
@@ -70,24 +74,25 @@ def worst_case_rise(operator: CurvatureOperator, scale: Tensor, radius: float, *
 
 
 def _climb(
-    operator: CurvatureOperator, scale: Tensor, radius: float, steps: int, start: Tensor | None, base: float
-) -> tuple[float, bool, int]:
-    """The rise at the end of one ascent, whether it settled, and how many gradients it took."""
-    point = torch.zeros_like(scale) if start is None else start
+    operator: CurvatureOperator, scale: Tensor, radius: float, steps: int, point: Tensor, base: float
+) -> tuple[Tensor, float, bool, int]:
+    """Where one ascent from ``point`` ended, the rise there, whether it settled, and how many gradients it took."""
     with perturbed(operator.parameters, point * scale):
         gradient = operator.gradient() * scale
-    rise, settled, used, pull = -math.inf, False, 1, 0.0
+    rise, last_gain, used, pull = -math.inf, math.nan, 1, 0.0
+    settled = False
     for step in range(steps):
         length = gradient.norm()
         if not length > 0:  # nothing to climb: the loss is flat here
-            return max(rise, 0.0), True, used
+            return point, max(rise, 0.0), True, used
         direction = gradient / length + pull * point / radius
         trial = direction * (radius / direction.norm().clamp_min(1e-30))
         with perturbed(operator.parameters, trial * scale):
             found = operator.loss() - base
-            gain = found - rise
-            settled = abs(gain) <= SETTLED * max(found, rise)
-            if gain > 0:
+            gain = found - max(rise, 0.0)
+            settled = abs(gain) <= ROUNDING * max(found, rise) or _promise(gain, last_gain) <= SETTLED * found
+            if found > rise:
+                last_gain = gain if step else math.nan  # the leap of the first step says nothing of the later ones
                 point, rise, pull = trial, found, pull / 2 if pull > 1 else 0.0
                 if not settled and step < steps - 1:
                     gradient, used = operator.gradient() * scale, used + 1
@@ -95,7 +100,14 @@ def _climb(
                 pull = max(1.0, 2 * pull)
         if settled:
             break
-    return rise, settled, used
+    return point, rise, settled, used
+
+
+def _promise(gain: float, last_gain: float) -> float:
+    """What all further steps would gain if the gains went on shrinking as they did last (a geometric series)."""
+    if not 0 < gain < last_gain:
+        return math.inf
+    return gain * gain / (last_gain - gain)
 
 
 def group_rises(operator: CurvatureOperator, balls: Sequence[tuple[Tensor, float]]) -> np.ndarray:
@@ -174,7 +186,7 @@ def noise_scale(
     while True:
         seen[sigma] = np.asarray(rises(sigma, draws), dtype=float)
         means = {s: _finite_mean(r) for s, r in sorted(seen.items())}
-        if abs(means[sigma] / target - 1) <= REACHED:
+        if len(seen) > 1 and abs(means[sigma] / target - 1) <= REACHED:  # one point has no slope
             break
         high = min((s for s, mean in means.items() if mean > target), default=None)
         low = max((s for s, mean in means.items() if mean <= target and (high is None or s < high)), default=None)
@@ -215,7 +227,7 @@ def _next_sigma(means: dict[float, float], low: float | None, high: float | None
 def _at_crossing(rises: np.ndarray, means: dict[float, float], sigma: float, target: float) -> Interval:
     """The crossing next to ``sigma``, whose mean rise is within ``REACHED`` of the target."""
     others = [s for s, mean in means.items() if s != sigma and 0 < mean < math.inf]
-    slope = 2.0  # a quadratic, until another point says more
+    slope = 2.0  # a quadratic, where no other point says more
     if others:
         near = min(others, key=lambda s: abs(math.log(s / sigma)))
         slope = max(math.log(means[near] / means[sigma]) / math.log(near / sigma), 1e-3)
@@ -262,10 +274,12 @@ def relative_flatness_probes(operator: CurvatureOperator, number: int, probes: i
     root = (rows * values.clamp_min(0).sqrt()) @ rows.T
     rng = generator(seed, "relative flatness")
     samples: list[float] = []
+    # what autograd saves for this layer is little, but what a forward pass holds at once is not
+    chunk = operator.chunk if operator.plan == "chunked" else None
     with only_gradient_of(weight, operator.parameters):
         layer = operator.sibling(parameters=[weight], names=[operator.names[number]], kind="hessian")
-        if operator.plan == "chunked":  # what autograd saves is little; what a forward pass holds at once is not
-            layer.memory = min(layer.memory, operator.chunk * layer.bytes_per_input)
+        if chunk is not None:
+            layer.memory = min(layer.memory, chunk * layer.bytes_per_input)
         while len(samples) < probes:
             count = min(PROBES_AT_ONCE, probes - len(samples))
             signs = torch.randint(0, 2, (count, *matrix.shape), generator=rng, dtype=torch.float64) * 2 - 1
