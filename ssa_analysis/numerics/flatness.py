@@ -255,7 +255,7 @@ def only_gradient_of(parameter: Tensor, parameters: Sequence[Tensor]) -> Iterato
 
 
 def relative_flatness_probes(operator: CurvatureOperator, number: int, probes: int, seed: int) -> np.ndarray:
-    """``(probes,)`` unbiased samples of the relative flatness of one weight matrix (Petzka et al. 2021, definition 3).
+    """``(probes,)`` unbiased samples of the relative flatness of one weight matrix (Petzka et al. 2021).
 
     With ``w_s (d,)`` the rows of W (its neurons) and ``H_st`` the ``(d, d)`` blocks of the Hessian,
 
@@ -291,7 +291,7 @@ def relative_flatness_probes(operator: CurvatureOperator, number: int, probes: i
 
 
 def fisher_rao(operator: CurvatureOperator) -> float:
-    """``<w, G w>``, the squared Fisher-Rao norm (Liang et al. 2019, definition 2), with one Gauss-Newton product.
+    """``<w, G w>``, the squared Fisher-Rao norm (Liang et al. 2019), with one Gauss-Newton product.
 
     G is split at the logits, where it is the Fisher information of the model for a cross-entropy; for a contrastive
     loss the logits are the similarities.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssa_analysis.data.datasets import Data
+from ssa_analysis.data.datasets import Data, load_data
 from ssa_analysis.errors import MeasureError, SettingsError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator
@@ -190,6 +190,11 @@ def test_few_images_make_smaller_groups_by_default_and_are_refused_otherwise(enc
     held_out = len(digits.splits["held-out"])
     scores = measured(encoder, digits, pairs=10, batch=10, m=0)
     assert find_score(scores, "m_sharpness").settings["m"] == 5
+    small = load_data("digits", subset=60)
+    assert len(small.splits["held-out"]) == 18
+    scores = measured(encoder, small, pairs=256, batch=256, m=0)
+    sharpness = find_score(scores, "m_sharpness").settings
+    assert (sharpness["m"], sharpness["groups"]) == (8, 2)  # 32, then 16, do not fit twice
     with pytest.raises(MeasureError, match="lower m or use more images"):
         measured(encoder, digits, pairs=4 * held_out, batch=64, m=held_out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from ssa_analysis.numerics.flatness import (
 )
 from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, Loss, flatten, perturbed
 from ssa_analysis.numerics.lanczos import random_vector
+from ssa_analysis.numerics.seeding import derive_seed
 
 DIAGONAL = torch.tensor([10.0, 3.0, 1.0, 0.5], dtype=torch.float64)
 ONES = torch.ones(4, dtype=torch.float64)
@@ -95,6 +97,9 @@ def test_nothing_moves_without_scale_or_gradient() -> None:
     assert (flat.rise, flat.settled) == (0.0, True)
     top = worst_case_rise(quadratic([-torch.diag(DIAGONAL)], [0 * ONES]), ONES, 0.3, steps=9, restarts=3, seed=0)
     assert top.rise == 0.0  # the weights sit on a maximum: nothing in the ball is higher than its centre
+    beside = worst_case_rise(one_weight(lambda x: 0.01 * x - x * x), ONES[:1], 1.0, steps=3, restarts=2, seed=0)
+    assert max(beside.starts) < 0
+    assert beside.rise == 0.0
 
 
 def small_net(seed: int) -> CurvatureOperator:
@@ -266,6 +271,20 @@ def test_relative_flatness_in_chunks_is_the_same() -> None:
     np.testing.assert_allclose(relative_flatness_probes(small, 0, 10, seed=0), whole, rtol=1e-9)
 
 
+def test_relative_flatness_holds_no_more_inputs_at_once_than_the_operator() -> None:
+    operator, sizes = small_net(1), []
+    network = operator.network
+
+    def watched(inputs: Tensor) -> Tensor:
+        sizes.append(len(inputs))
+        return network(inputs)
+
+    small = CurvatureOperator(watched, operator.batches, operator.parameters, memory=operator.bytes_per_input * 10)
+    assert (small.plan, small.chunk) == ("chunked", 10)
+    relative_flatness_probes(small, 0, 3, seed=0)
+    assert max(sizes) == 10
+
+
 def test_relative_flatness_of_a_convolution_counts_it_as_the_matrix_of_its_patches() -> None:
     torch.manual_seed(0)
     conv, x = nn.Conv2d(2, 3, 2, bias=False).double(), torch.randn(5, 2, 4, 4).double()
@@ -291,6 +310,26 @@ def test_fisher_rao_of_a_softmax_classifier_is_the_model_fisher() -> None:
     assert fisher_rao(operator) == pytest.approx(truth)
 
 
+def test_fisher_rao_of_a_contrastive_loss_is_split_at_the_similarities() -> None:
+    """``d^2/dt^2 L(s + t J w)`` at t = 0, with ``J w`` the derivative of the similarities along the weights."""
+    operator = small_net(0)
+    batch = operator.batches[0]
+    weights = flatten([p.detach() for p in operator.parameters])
+
+    def similarities(stretch: float) -> Tensor:
+        with torch.no_grad(), perturbed(operator.parameters, stretch * weights):
+            return batch.loss.logits(operator.network(batch.inputs))
+
+    along = (similarities(1e-5) - similarities(-1e-5)) / 2e-5
+    t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    first = torch.autograd.grad(batch.loss.scalar(similarities(0) + t * along), t, create_graph=True)[0]
+    truth = float(torch.autograd.grad(first, t)[0])
+    hessian = float(weights @ operator.matvec(weights))
+    operator.release()
+    assert abs(hessian - truth) > 0.05 * truth  # the Hessian would be another number
+    assert fisher_rao(operator) == pytest.approx(truth, rel=1e-6)
+
+
 def test_fisher_rao_says_nothing_of_a_homogeneous_net_with_unit_outputs() -> None:
     operator = small_net(0)
     assert fisher_rao(operator) > 1e-3
@@ -300,10 +339,29 @@ def test_fisher_rao_says_nothing_of_a_homogeneous_net_with_unit_outputs() -> Non
     assert fisher_rao(operator) == pytest.approx(0.0, abs=1e-12)
 
 
+def one_weight(function: Callable[[Tensor], Tensor], size: int = 1) -> CurvatureOperator:
+    """A loss of the first of ``size`` weights alone, all at zero."""
+    w = torch.zeros(size, dtype=torch.float64, requires_grad=True)
+    loss = Loss(lambda z: z, lambda s: function(s[0, 0]))
+    return CurvatureOperator(lambda x: x * w, [Batch(torch.ones(1, size, dtype=torch.float64), loss)], [w])
+
+
+def test_the_second_start_is_opposite_to_the_end_of_the_first() -> None:
+    """The gradient points to the lower of the two maxima, and each of them is stable."""
+    operator = one_weight(lambda x: x**2 / 2 + 0.01 * x - 0.1 * x**3)
+    found = worst_case_rise(operator, torch.ones(1, dtype=torch.float64), 1.0, steps=5, restarts=2, seed=0)
+    assert found.starts == pytest.approx([0.41, 0.59])
+    assert found.rise == pytest.approx(0.59)
+
+
 def test_random_starts_do_not_spend_their_radius_on_weights_that_cannot_move() -> None:
+    """Starts near the centre would fall back over it; those on the sphere of what can move stay on their side."""
+    operator = one_weight(lambda x: x**4 - 0.1 * x**2 + 0.01 * x**3, size=1000)
     scale = torch.tensor([1.0] + [0.0] * 999, dtype=torch.float64)
-    h = torch.zeros(1000, 1000, dtype=torch.float64)
-    h[0, 0] = 2.0
-    operator = quadratic([h], [torch.zeros(1000, dtype=torch.float64)])
-    assert worst_case_rise(operator, scale, 0.5, steps=1, restarts=2, seed=0).rise == pytest.approx(0.25)
-    assert float(random_vector(1000, 1, "cpu", torch.float64)[0]) != 0
+    sides = set()
+    for seed in range(6):
+        side = math.copysign(0.5, float(random_vector(1000, derive_seed(seed, "restart", 1), "cpu", torch.float64)[0]))
+        found = worst_case_rise(operator, scale, 0.5, steps=1, restarts=2, seed=seed)
+        assert found.starts[1] == pytest.approx(side**4 - 0.1 * side**2 + 0.01 * side**3)
+        sides.add(side)
+    assert len(sides) == 2
