@@ -102,6 +102,20 @@ def test_rescaling_a_layer_and_its_successor_moves_only_what_is_not_invariant(
     assert (marked, {s.name for s in before} - marked) == (INVARIANT, NOT_INVARIANT)
 
 
+@pytest.mark.parametrize("scope", ["all", "backbone.3,classifier"])
+def test_the_supervised_loss_has_the_same_invariances(relu_net: Callable[[], Encoder], digits: Data, scope: str) -> None:
+    encoder = relu_net()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        encoder.classifier = nn.Linear(8, len(digits.class_names)).double()
+    values = {"loss": "supervised", "scope": scope}
+    before = measured(encoder, digits, **values)
+    assert find_score(before, "relative_flatness").settings["layer"] == "classifier.weight"
+    multiply(list(encoder.backbone[3].parameters()), 3.0)  # type: ignore[index]
+    multiply([encoder.classifier.weight], 1 / 3.0)
+    assert_invariant(before, measured(encoder, digits, **values))
+
+
 def test_relative_flatness_of_any_layer_is_invariant(relu_net: Callable[[], Encoder], digits: Data) -> None:
     for layer in ("backbone.1", "backbone.3", "projector.0"):
         encoder = relu_net()

@@ -97,7 +97,7 @@ def test_nothing_moves_without_scale_or_gradient() -> None:
     assert (flat.rise, flat.settled) == (0.0, True)
     top = worst_case_rise(quadratic([-torch.diag(DIAGONAL)], [0 * ONES]), ONES, 0.3, steps=9, restarts=3, seed=0)
     assert top.rise == 0.0  # the weights sit on a maximum: nothing in the ball is higher than its centre
-    beside = worst_case_rise(one_weight(lambda x: 0.01 * x - x * x), ONES[:1], 1.0, steps=3, restarts=2, seed=0)
+    beside = worst_case_rise(one_weight(lambda x: 0.01 * x - x * x), ONES[:1], 1.0, steps=1, restarts=2, seed=0)
     assert max(beside.starts) < 0
     assert beside.rise == 0.0
 
@@ -281,8 +281,8 @@ def test_relative_flatness_holds_no_more_inputs_at_once_than_the_operator() -> N
 
     small = CurvatureOperator(watched, operator.batches, operator.parameters, memory=operator.bytes_per_input * 10)
     assert (small.plan, small.chunk) == ("chunked", 10)
-    relative_flatness_probes(small, 0, 3, seed=0)
-    assert max(sizes) == 10
+    relative_flatness_probes(small, 2, 3, seed=0)  # of whose graph autograd saves much less
+    assert max(sizes) <= 10 < len(operator.batches[0].inputs)
 
 
 def test_relative_flatness_of_a_convolution_counts_it_as_the_matrix_of_its_patches() -> None:
