@@ -206,6 +206,29 @@ class CurvatureOperator:
         self._kept: list[list[Tensor]] | None = None
         self._kept_parts: list[tuple[Tensor, list[_Part]]] | None = None
 
+    def sibling(
+        self,
+        *,
+        batches: Sequence[Batch] | None = None,
+        parameters: Sequence[Tensor] | None = None,
+        names: Sequence[str] | None = None,
+        kind: str | None = None,
+        memory: float | None = None,
+    ) -> CurvatureOperator:
+        """An operator of the same network with other batches, parameters or kind; what is not given stays."""
+        other = CurvatureOperator(
+            self.network,
+            self.batches if batches is None else batches,
+            self.parameters if parameters is None else parameters,
+            names=names if parameters is not None else self.names,
+            kind=kind or self.kind,
+            memory=memory or self.memory,
+            ranks=self.ranks,
+        )
+        if parameters is None:  # what one input takes has been measured
+            other.bytes_per_input = self.bytes_per_input
+        return other
+
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
