@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -90,17 +90,26 @@ class _SavedBytes:
 
     def __init__(self, known: Sequence[Tensor]) -> None:
         self._seen = {t.untyped_storage().data_ptr() for t in known}
+        self._saved: list[Tensor] = []
         self.total = 0
 
-    def _pack(self, tensor: Tensor) -> Tensor:
+    def _pack(self, tensor: Tensor) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
-        return tensor
+        self._saved.append(tensor)
+        return len(self._saved) - 1
 
-    def watch(self) -> AbstractContextManager[object]:
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Count inside the block. A graph built there is of no use after it.
+
+        The hook must not hand its tensor back to autograd: a node that holds its own output is never freed.
+        """
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._saved.__getitem__):
+            yield
+        self._saved.clear()
 
 
 def _grad(

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -225,6 +227,21 @@ def test_fused_attention_has_no_second_derivative(name: str) -> None:
         pytest.skip(f"torch {torch.__version__} differentiates its fused attention twice here")
 
 
+class Watched(torch.autograd.Function):
+    """The identity; its context lives as long as the graph that it is a part of."""
+
+    living: ClassVar[WeakSet[object]] = WeakSet()
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        Watched.living.add(ctx)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
 class TestMemory:
     def wide(self, inputs: int = 32, batches: int = 2, **options: float) -> CurvatureOperator:
         with torch.random.fork_rng():
@@ -241,6 +258,26 @@ class TestMemory:
         # at least input, hidden activations before and after, and the gradients that come back to them
         assert 4 * (64 + 64) <= sizes[0] <= 4 * 64 * 10
         assert self.wide(1).bytes_per_input >= sizes[0]
+
+    @pytest.mark.parametrize("kind", ["hessian", "gauss-newton"])
+    @pytest.mark.parametrize("plan", ["rebuilt", "chunked"])
+    def test_a_graph_is_gone_before_the_next_is_built(self, plan: str, kind: str) -> None:
+        of = problem("batchnorm1d")
+        first, *rest = of.net
+        living = []
+
+        def network(x: Tensor) -> Tensor:
+            if torch.is_grad_enabled():
+                living.append(len(Watched.living))
+            return nn.Sequential(*rest)(Watched.apply(first(x)))
+
+        plain = of.operator(plan, kind=kind)
+        operator = CurvatureOperator(network, plain.batches, of.parameters, kind=kind, memory=plain.memory * 1.2)
+        assert operator.plan == plan
+        living.clear()
+        operator.matmat(some_vectors(operator))
+        assert len(living) >= 2
+        assert set(living) == {0}
 
     def test_frozen_weights_do_not_count(self) -> None:
         small = self.wide().bytes_per_input

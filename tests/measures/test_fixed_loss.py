@@ -163,9 +163,10 @@ class TestImages:
     def test_batches(self, digits: Data, pairs: int, batch: int, sizes: list[int]) -> None:
         assert [len(b) for b in self.indices(digits, pairs=pairs, batch=batch)] == sizes
 
-    def test_a_split_smaller_than_a_batch_is_one_batch(self, digits: Data) -> None:
-        size = len(digits.splits["held-out"])
-        assert [len(b) for b in self.indices(digits, pairs=10**6, batch=10**6)] == [size]
+    @pytest.mark.parametrize("split", SPLITS)
+    def test_a_split_smaller_than_a_batch_is_one_batch(self, digits: Data, split: str) -> None:
+        found = self.indices(digits, pairs=10**6, batch=10**6, split=split)
+        assert [len(b) for b in found] == [len(digits.splits[split])]
 
     def test_the_seed_decides(self, digits: Data) -> None:
         assert self.indices(digits) == self.indices(digits)

@@ -158,6 +158,15 @@ class TestRandom:
         assert math.isnan(find_score(scores, "rise_full").value)
         json.dumps([score.to_json() for score in scores], allow_nan=False)
 
+    def test_an_infinite_loss_is_missing_too(self, encoder: Encoder, digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+        operator = fixed_operator(encoder, digits, small())
+        losses = iter([4.0, math.inf, -math.inf, math.nan])
+        monkeypatch.setattr(operator, "loss", lambda: next(losses))
+        field = LossField(encoder, operator, lambda name: random_direction(operator.parameters, 0, 0))
+        (curve,) = field.losses([Slice((("random 0", (0.0, 0.1, 0.2, 0.3)),))], {})
+        assert curve[0] == 4.0
+        assert np.isnan(curve[1:]).all()
+
     def test_no_grid_no_plane(self, encoder: Encoder, digits: Data) -> None:
         names = [score.name for score in landscape(encoder, digits, small(grid=0))]
         assert names == ["rise_half", "rise_full", "ruggedness"]
