@@ -213,3 +213,26 @@ def test_settings_that_make_no_operator_are_refused(problem: Problem) -> None:
         problem.operator(memory=0.0)
     with pytest.raises(MeasureError, match="at least one batch"):
         CurvatureOperator(problem.network, [], problem.parameters)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "gauss-newton"])
+@pytest.mark.parametrize("plan", PLANS)
+def test_slices_that_keep_a_cpu_s_caches_warm_change_nothing(
+    problem: Problem, plan: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def watched(x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return problem.network(x)
+
+    whole = with_plan(problem, plan, kind=kind)
+    identity = torch.eye(whole.size, dtype=torch.float64)[:7]
+    expected = whole.matmat(identity), whole.gradient(), whole.loss()
+    monkeypatch.setattr("ssa_analysis.numerics.hessian.SLICE_BYTES", 0)
+    sliced = CurvatureOperator(watched, whole.batches, whole.parameters, kind=kind, memory=whole.memory)
+    assert sliced.plan == whole.plan
+    sizes.clear()
+    found = sliced.matmat(identity), sliced.gradient(), sliced.loss()
+    assert max(sizes) == min(4, sliced.chunk)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
