@@ -33,8 +33,16 @@ REQUIREMENTS = [
 EXTRAS = {
     "parquet": ["pyarrow>=14"],
     "tensorboard": ["tensorboard>=2.14"],
+    "peers": ["curvlinops-for-pytorch>=3.0"],
 }
-EXTRAS["test"] = ["pytest>=8.2", "hypothesis>=6.100", "pytest-xdist>=3.6", *EXTRAS["parquet"], "pytorch-metric-learning>=2.5"]
+EXTRAS["test"] = [
+    "pytest>=8.2",
+    "hypothesis>=6.100",
+    "pytest-xdist>=3.6",
+    *EXTRAS["parquet"],
+    *EXTRAS["peers"],
+    "pytorch-metric-learning>=2.5",
+]
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11", "pandas-stubs"]
 
 setup(

@@ -9,16 +9,17 @@ import numpy as np
 
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import SettingsError
+from ssa_analysis.measures.backends.curvlinops_backend import curvlinops_scores
+from ssa_analysis.measures.backends.pyhessian_backend import pyhessian_scores
 from ssa_analysis.measures.base import measure
 from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator
-from ssa_analysis.measures.pyhessian_backend import pyhessian_spectrum
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.lanczos import Eigenpairs
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.numerics.spectrum import Spectrum, analyse_spectrum
 from ssa_analysis.score import Score
 
-BACKENDS = ("lanczos", "pyhessian")
+BACKENDS = ("lanczos", "pyhessian", "curvlinops")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class CurvatureSettings(FixedLossSettings):
         max_products: products spent on the eigenvalues at most. max_vectors: basis vectors held in memory.
         trace_tolerance: relative standard error of the trace. trace_probes: at most.
         density_probes, density_steps: of the Lanczos quadrature.
-        kind: ``hessian`` or ``gauss-newton``. backend: ``lanczos`` (ours) or ``pyhessian``.
+        kind: ``hessian`` or ``gauss-newton``. backend: ``lanczos`` (ours), ``pyhessian`` or
+            ``curvlinops``.
     """
 
     top: int = 5
@@ -41,8 +43,8 @@ class CurvatureSettings(FixedLossSettings):
     max_vectors: int = 60
     trace_tolerance: float = 0.02
     trace_probes: int = 32
-    density_probes: int = 3
-    density_steps: int = 12
+    density_probes: int = 4
+    density_steps: int = 8
     kind: str = "hessian"
     backend: str = "lanczos"
 
@@ -64,7 +66,21 @@ def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list
         raise SettingsError("the backend pyhessian has the Hessian only, not the Gauss-Newton operator")
     operator = fixed_operator(encoder, data, settings, settings.kind)
     if settings.backend == "pyhessian":
-        return pyhessian_spectrum(encoder, operator, settings.top, settings.seed)
+        return pyhessian_scores(operator, encoder, top=settings.top, seed=settings.seed)
+    krylov_seed = derive_seed(settings.seed, "krylov") % 2**60
+    if settings.backend == "curvlinops":
+        return curvlinops_scores(
+            operator,
+            encoder,
+            top=settings.top,
+            tolerance=settings.tolerance,
+            max_products=settings.max_products,
+            trace_tolerance=settings.trace_tolerance,
+            trace_probes=settings.trace_probes,
+            density_probes=settings.density_probes,
+            density_steps=settings.density_steps,
+            seed=krylov_seed,
+        )
     spectrum = analyse_spectrum(
         operator.matvec,
         operator.size,
@@ -77,9 +93,10 @@ def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list
         trace_probes=settings.trace_probes,
         density_probes=settings.density_probes,
         density_steps=settings.density_steps,
-        seed=derive_seed(settings.seed, "krylov") % 2**60,
+        seed=krylov_seed,
         device=operator.device,
         dtype=operator.dtype,
+        matmat=operator.matmat,
     )
     return spectrum_scores(spectrum, {"kind": settings.kind, "graphs": operator.plan})
 

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 MatVec = Callable[[Tensor], Tensor]
+# steps on end that must meet the tolerance: an eigenvector that the start vector hardly contains shows late, and with
+# two steps up to 3 % of the runs on spectra of near pairs ended before it did, with three 0.5 %
+STABLE_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,8 @@ def krylov_space(
     """Lanczos with full reorthogonalisation (twice is enough; Giraud et al. 2005) and thick restart (Wu and Simon 2000).
 
     Stops once the error estimate of each of the ``top`` largest and ``bottom`` smallest Ritz values is at most
-    ``tolerance`` times its magnitude (or a thousandth of the largest one, if that is more) and stayed so for one more
-    step, when the space is exhausted, or after ``max_products``. With ``tolerance=0`` it runs to ``max_products``.
+    ``tolerance`` times its magnitude (or a thousandth of the largest one, if that is more) and stayed so for two more
+    steps, when the space is exhausted, or after ``max_products``. With ``tolerance=0`` it runs to ``max_products``.
 
     Args:
         start: ``(n,)``; its direction is the first basis vector.
@@ -136,7 +139,7 @@ def krylov_space(
             index = _wanted(values, top, bottom)
             errors = _error_estimates(values, residuals)[index]
             stable = stable + 1 if np.all(errors <= tolerance * _magnitude(values)[index]) else 0
-            if stable >= 2:
+            if stable >= STABLE_STEPS:
                 break
         vector = product / norm
         if m == len(basis):
