@@ -12,7 +12,7 @@ from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.backends.curvlinops_backend import curvlinops_scores
 from ssa_analysis.measures.backends.pyhessian_backend import pyhessian_scores
 from ssa_analysis.measures.base import measure
-from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator
+from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator, loss_modules
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.lanczos import Eigenpairs
 from ssa_analysis.numerics.seeding import derive_seed
@@ -66,12 +66,12 @@ def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list
         raise SettingsError("the backend pyhessian has the Hessian only, not the Gauss-Newton operator")
     operator = fixed_operator(encoder, data, settings, settings.kind)
     if settings.backend == "pyhessian":
-        return pyhessian_scores(operator, encoder, top=settings.top, seed=settings.seed)
+        return pyhessian_scores(operator, loss_modules(encoder, data, settings), top=settings.top, seed=settings.seed)
     krylov_seed = derive_seed(settings.seed, "krylov") % 2**60
     if settings.backend == "curvlinops":
         return curvlinops_scores(
             operator,
-            encoder,
+            loss_modules(encoder, data, settings),
             top=settings.top,
             tolerance=settings.tolerance,
             max_products=settings.max_products,

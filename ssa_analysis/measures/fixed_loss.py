@@ -151,15 +151,28 @@ def _contrastive(encoder: Encoder, data: Data, settings: FixedLossSettings) -> t
 
 
 def _supervised(encoder: Encoder, data: Data, settings: FixedLossSettings) -> tuple[nn.Module, list[Batch]]:
-    head = encoder.classifier
-    if head is None:
-        data.require_classes(2)
-        key = ("probe layer", data.fingerprint, settings.seed)
-        head = remembered(encoder, key, lambda: probe_as_layer(encoder, data, settings.seed))
+    head = _classifier(encoder, data, settings)
     order = draw_images(data, settings.split, settings.pairs, settings.batch, settings.seed)
     images, labels = data.images_of(settings.split), data.labels_of(settings.split)
     device = encoder.device
     return head, [Batch(images[index].to(device), supervised_loss(labels[index].to(device))) for index in order]
+
+
+def _classifier(encoder: Encoder, data: Data, settings: FixedLossSettings) -> nn.Module:
+    if encoder.classifier is not None:
+        return encoder.classifier
+    data.require_classes(2)
+    key = ("probe layer", data.fingerprint, settings.seed)
+    layer: nn.Linear = remembered(encoder, key, lambda: probe_as_layer(encoder, data, settings.seed))
+    return layer
+
+
+def loss_modules(encoder: Encoder, data: Data, settings: FixedLossSettings) -> nn.ModuleDict:
+    """The modules that the operator's network runs through, by the first part of its ``names``."""
+    if settings.loss == "contrastive":
+        assert encoder.projector is not None
+        return nn.ModuleDict({"backbone": encoder.backbone, "projector": encoder.projector})
+    return nn.ModuleDict({"backbone": encoder.backbone, "classifier": _classifier(encoder, data, settings)})
 
 
 def _call(module: nn.Module, frozen: dict[str, Tensor], prefix: str, x: Tensor) -> Tensor:

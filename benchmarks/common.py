@@ -1,0 +1,171 @@
+"""What the benchmarks share: rows, fresh processes whose time and memory are their own, and trained nets to measure.
+
+Every run is a process of its own with one thread. Seconds are the processor time (user and system) of the work alone,
+after imports and set-up, because the wall time of a shared machine says little. Memory is the peak resident size during
+the work less the resident size before it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+CACHE = Path(__file__).resolve().parent / ".cache"
+ROOT = Path(__file__).resolve().parents[1]
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison; errors are relative to the truth, NaN where one does not apply."""
+
+    work: str
+    peer: str
+    ours_seconds: float = NAN
+    peer_seconds: float = NAN
+    ratio: float = NAN
+    ours_error: float = NAN
+    peer_error: float = NAN
+    ours_peak_mib: float = NAN
+    peer_peak_mib: float = NAN
+    ours_products: float = NAN
+    peer_products: float = NAN
+
+    def to_json(self) -> str:
+        """One object; what is not a number is null."""
+        return json.dumps({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()})
+
+
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def print_rows(rows: Iterable[Row], as_json: bool) -> None:
+    """Each row as soon as it is known."""
+    columns = ("seconds", "error", "peak_mib", "products")
+    for row in rows:
+        if as_json:
+            print(row.to_json(), flush=True)
+            continue
+        pairs = "  ".join(f"{c} {_cell(getattr(row, f'ours_{c}'))} : {_cell(getattr(row, f'peer_{c}'))}" for c in columns)
+        print(f"{row.work} | ours : {row.peer}\n    {pairs}  ratio {_cell(row.ratio)}", flush=True)
+
+
+# ---- the process that does the work ----
+
+
+def _resident_mib(field: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process; NaN where there is no /proc."""
+    try:
+        text = Path("/proc/self/status").read_text()
+    except OSError:
+        return NAN
+    return next(int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith(f"{field}:"))
+
+
+def measured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run ``work`` and add ``seconds`` of processor time and ``peak_mib`` to what it returns."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
+    except OSError:
+        pass
+    before = _resident_mib("VmRSS")
+    started = time.process_time()
+    found = work()
+    return {**found, "seconds": time.process_time() - started, "peak_mib": _resident_mib("VmHWM") - before}
+
+
+# ---- the process that compares ----
+
+
+def run_worker(script: str, request: dict[str, Any]) -> dict[str, Any]:
+    """``python script --worker REQUEST`` in a fresh process with one thread; its last line is the answer."""
+    environment = {**os.environ, **THREADS, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-W", "ignore", script, "--worker", json.dumps(request)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{request}: {done.stderr[-3000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"  {request.get('task')}: {answer['seconds']:.1f} s, {answer.get('products')} products", file=sys.stderr, flush=True)
+    return answer
+
+
+def alternate(script: str, requests: Sequence[dict[str, Any]], repeats: int) -> list[dict[str, Any]]:
+    """Run the requests in turn, ``repeats`` times; each one's last answer with the medians of seconds and memory."""
+    answers: list[list[dict[str, Any]]] = [[] for _ in requests]
+    for _ in range(repeats):
+        for found, request in zip(answers, requests, strict=True):
+            found.append(run_worker(script, request))
+    return [
+        {**found[-1], **{key: statistics.median(a[key] for a in found) for key in ("seconds", "peak_mib")}} for found in answers
+    ]
+
+
+def compare(work: str, peer: str, ours: dict[str, Any], theirs: dict[str, Any]) -> Row:
+    """The row of two answers, each with ``seconds``, ``peak_mib``, ``products`` and ``error``."""
+    return Row(
+        work,
+        peer,
+        ours["seconds"],
+        theirs["seconds"],
+        theirs["seconds"] / ours["seconds"],
+        ours.get("error", NAN),
+        theirs.get("error", NAN),
+        ours["peak_mib"],
+        theirs["peak_mib"],
+        ours.get("products", NAN),
+        theirs.get("products", NAN),
+    )
+
+
+# ---- nets to measure ----
+
+
+def load_images(name: str, root: str | None) -> Any:
+    """CIFAR-10 from ``root``; the bundled digits where no root is given."""
+    from ssa_analysis.data.datasets import load_data
+
+    return load_data(name, root, download=False, subset=20000) if name != "digits" else load_data("digits")
+
+
+def trained_checkpoint(data: Any, *, arch: str, width: int, projector: tuple[int, ...], epochs: int) -> Path:
+    """A checkpoint of our own trainer, kept in ``benchmarks/.cache``; training stops early so that it takes minutes."""
+    from ssa_analysis.training.loop import train
+    from ssa_analysis.training.settings import TrainSettings
+
+    folder = CACHE / f"{arch}-w{width}-{data.name}-{data.fingerprint}-{epochs}"
+    if not (folder / "last.pt").exists():
+        print(f"training {folder.name} once", file=sys.stderr, flush=True)
+        batch = min(256, len(data.splits["train"]) // 2)
+        settings = TrainSettings(
+            arch=arch, width=width, projector=projector, epochs=epochs, batch=batch, warmup=min(1, epochs - 1), knn_every=0
+        )
+        train(settings, data, folder, resume=True)
+    return folder / "last.pt"
+
+
+def save_problem(name: str, checkpoint: Path, data: Any, pairs: int) -> Path:
+    """The fixed views of ``pairs`` held-out images for one checkpoint, as a file that every process reads alike."""
+    import torch
+
+    from ssa_analysis.checkpoints.loading import load_checkpoint
+    from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_pairs
+
+    encoder = load_checkpoint(checkpoint).encoder
+    views = fixed_pairs(encoder, data, FixedLossSettings(pairs=pairs, batch=pairs))
+    if len(views[0].first) != pairs:
+        raise SystemExit(f"{data.name} has {len(views[0].first)} held-out images, fewer than --pairs {pairs}")
+    CACHE.mkdir(exist_ok=True)
+    path = CACHE / f"{name}.pt"
+    torch.save({"inputs": torch.cat([views[0].first, views[0].second]), "checkpoint": str(checkpoint)}, path)
+    return path
