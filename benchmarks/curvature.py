@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
-
 import numpy as np
 from common import (
     CACHE,
-    NAN,
+    IN_PROCESS,
     Row,
     alternate,
     compare,
@@ -165,7 +163,7 @@ def trace_ours(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
             top=TOP,
             tolerance=request["tolerance"],
             trace_tolerance=TRACE_ACCURACY,
-            trace_probes=1000,
+            trace_probes=request["probes"],
             density_probes=2,
             density_steps=1,
             seed=request.get("seed", 0),
@@ -268,8 +266,9 @@ def density_ours(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
             operator.matvec,
             operator.size,
             top=TOP,
-            tolerance=request["tolerance"],
-            max_products=request.get("krylov", 100),
+            tolerance=0.0,
+            max_products=request["krylov"],
+            max_vectors=request["krylov"],
             trace_tolerance=math.inf,
             trace_probes=request["probes"],
             density_probes=request["probes"],
@@ -370,7 +369,7 @@ def eigenvalue_rows(work: str, problem: dict[str, Any], repeats: int, reference_
 
 def trace_rows(work: str, problem: dict[str, Any], samples: int) -> Iterator[Row]:
     """Trace to 2 % standard error: PyHessian's Hutchinson, and Hutch++ as in curvlinops."""
-    ours = {**problem, "task": "trace_ours", "tolerance": ACCURACY}
+    ours = {**problem, "task": "trace_ours", "tolerance": ACCURACY, "probes": 1000 if samples > 5 else 8}
     hutchinson = {**problem, "task": "trace_pyhessian", "samples": samples}
     product = {**problem, "task": "products", "side": "curvlinops", "count": 2}
     spectrum = {**problem, "task": "eigenvalues_ours", "products": 60, "top": 40}
@@ -403,12 +402,10 @@ def density_rows(work: str, problem: dict[str, Any], settings: list[tuple[int, i
     work = f"{work}, {found['size']} weights"
     for probes, steps in settings:
         budget = probes * steps // 5
-        mine = {**problem, "task": "density_ours", "tolerance": 1e-2, **_spend(budget)}
+        mine = {**problem, "task": "density_ours", **_spend(budget)}
         theirs = {**problem, "task": "density_pyhessian", "probes": probes, "steps": steps}
         linear = {**problem, "task": "density_curvlinops", "probes": probes, "steps": steps}
-        runs = [
-            [run_worker(SCRIPT, {**request, "seed": seed}) for seed in range(repeats)] for request in (mine, theirs, linear)
-        ]
+        runs = [[run_worker(SCRIPT, {**request, "seed": seed}) for seed in range(repeats)] for request in (mine, theirs, linear)]
         medians = [{k: float(np.median([a[k] for a in r])) for k in ("seconds", "peak_mib", "products", "error")} for r in runs]
         name = f"density, W1 (relative; median of {repeats} seeds), {work}"
         yield compare(name, f"PyHessian's SLQ, {probes} x {steps}, torch.eig replaced", medians[0], medians[1])
@@ -416,26 +413,27 @@ def density_rows(work: str, problem: dict[str, Any], settings: list[tuple[int, i
 
 
 def _spend(budget: int) -> dict[str, int]:
-    """How we spend a number of products: half on the Krylov space, at most 16; the rest on probes of four steps or more."""
-    krylov = min(16, budget // 2)
-    steps = max(4, min(10, (budget - krylov) // 4))
-    return {"krylov": krylov, "probes": max(2, (budget - krylov) // steps), "steps": steps}
+    """How we spend a number of products: a little more than half on the Krylov space, the rest on one or two probes."""
+    krylov = round(0.6 * budget)
+    probes = 1 if budget < 40 else 2
+    return {"krylov": krylov, "probes": probes, "steps": (budget - krylov) // probes}
 
 
 def memory_rows(work: str, problem: dict[str, Any], budget_gib: float) -> Iterator[Row]:
     """Peak of two products under a budget in which the graph does not fit, so that it is rebuilt."""
     request = {**problem, "task": "products", "count": 2}
     mine = run_worker(SCRIPT, {**request, "side": "ours", "memory_gib": budget_gib})
-    for side in ("pyhessian", "curvlinops"):
+    for side, label in (("pyhessian", "PyHessian"), ("curvlinops", "curvlinops")):
         theirs = run_worker(SCRIPT, {**request, "side": side})
-        yield compare(f"memory with --set curvature.memory={budget_gib:g} ({mine['plan']}), {work}", side, mine, theirs)
+        yield compare(f"memory with --set curvature.memory={budget_gib:g} ({mine['plan']}), {work}", label, mine, theirs)
 
 
 def large_net_row(arch: str, pairs: int, budget_gib: float, count: int) -> Row:
     """A product and a Lanczos basis of a large net at 224 pixels."""
     request = {"task": "products", "arch": arch, "pairs": pairs, "side": "ours", "memory_gib": budget_gib, "count": count}
     mine = run_worker(SCRIPT, request)
-    work = f"memory of {count} Lanczos products, {arch} ({mine['size'] / 1e6:.1f} M weights), 224 px, {pairs} pairs, budget {budget_gib:g} GiB"
+    net = f"{arch} ({mine['size'] / 1e6:.1f} M weights), 224 px, {pairs} pairs"
+    work = f"memory of {count} Lanczos products, {net}, curvature.memory={budget_gib:g} ({mine['plan']})"
     return Row(work, "none", mine["seconds"], ours_peak_mib=mine["peak_mib"], ours_products=count)
 
 
@@ -462,10 +460,12 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         if not smoke:
             yield large_net_row("resnet50", 32, 4.0, 4)
     if "density" in parts:
-        small = trained_checkpoint(data, arch="convnet", width=4, projector=(16, 8), epochs=1 if smoke else 10)
+        small = trained_checkpoint(
+            data, arch="convnet", width=2 if smoke else 4, projector=(8, 4) if smoke else (16, 8), epochs=1 if smoke else 10
+        )
         tiny = {"problem": str(save_problem("small-net", small, data, 32 if smoke else 128))}
-        settings = [(1, 100)] if smoke else [(1, 100), (5, 100), (10, 100)]
-        yield from density_rows(f"convnet width 4 on {data.name}", tiny, settings, 1 if smoke else 7)
+        settings = [(1, 20)] if smoke else [(1, 100), (5, 100), (10, 100)]
+        yield from density_rows(f"convnet on {data.name}", tiny, settings, 1 if smoke else 7)
 
 
 def main() -> None:
@@ -491,6 +491,8 @@ def main() -> None:
             print(json.dumps(measured(TASKS[request["task"]](request))))
         return
     if options.smoke:
+        warnings.simplefilter("ignore")
+        IN_PROCESS.update(TASKS)
         options.width, options.pairs, options.repeats, options.train_epochs, options.data_root = 2, 16, 1, 1, None
     print_rows(rows(options), options.json)
 

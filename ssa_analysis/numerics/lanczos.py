@@ -26,6 +26,7 @@ class Krylov:
     basis: Tensor  # (m, n) orthonormal rows
     projected: np.ndarray  # (m, m) symmetric, float64
     next_norm: float
+    next_vector: Tensor  # (n,) of length one, orthogonal to the basis; zero where next_norm is
     products: int
     restarted: bool
 
@@ -145,7 +146,8 @@ def krylov_space(
         if m == len(basis):
             m = _restart(basis, projected, norm, top, bottom)
             restarted = True
-    return Krylov(basis[:m], projected[:m, :m].copy(), norm, products, restarted)
+    vector = product / norm if norm > 0 else torch.zeros_like(product)
+    return Krylov(basis[:m], projected[:m, :m].copy(), norm, vector, products, restarted)
 
 
 def _restart(basis: Tensor, projected: np.ndarray, norm: float, top: int, bottom: int) -> int:

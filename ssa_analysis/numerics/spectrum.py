@@ -2,13 +2,14 @@
 
 The Krylov space of the eigenvalues serves three more times. Its projected matrix holds the trace and the Frobenius norm
 of the operator on that space exactly, so that random probes need only see the rest (Hutch++; Meyer et al. 2021). Its
-Ritz values enter the density as lines. And every probe of the rest is at once a sample of the trace, the start of a
-Lanczos quadrature, and a witness: a Ritz value of the rest above a wanted eigenvalue proves that one was missed.
+converged Ritz values enter the density as lines, and the others are a quadrature of the rest. And every probe is at
+once a sample of the trace, the start of another quadrature, and a witness: a Ritz value off the lines and beyond a wanted
+eigenvalue proves that one was missed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from ssa_analysis.numerics.resampling import Interval, mean_interval
 
 MatMat = Callable[[Tensor], Tensor]
 MIN_TRACE_PROBES = 4  # a standard error from fewer says little
+LINE_TOLERANCE = 0.02  # residual, relative to the value, up to which a Ritz value is a line of the density
 
 
 @dataclass(frozen=True)
@@ -55,72 +57,105 @@ class Spectrum:
         return self.trace.value**2 / max(self.squared_frobenius.value, 1e-300)
 
 
+@dataclass(frozen=True)
+class Quadrature:
+    """A law on the line that stands for the eigenvalues of an operator."""
+
+    nodes: np.ndarray  # (k,)
+    weights: np.ndarray  # (k,) summing to one
+    products: int
+
+
 def _row_by_row(matvec: MatVec) -> MatMat:
     return lambda vectors: torch.stack([matvec(v) for v in vectors])
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """What one probe r of the rest gave, with ``P = I - Q Q^T``: unbiased samples, and a quadrature of the rest."""
-
-    trace: float  # (P r)^T H (P r)
-    square: float  # |H P r|^2
-    nodes: np.ndarray  # (s,)
-    weights: np.ndarray  # (s,) summing to one
-
-
 class _Rest:
-    """The operator on what an orthonormal basis ``(m, n)`` does not span: ``P H P``."""
+    """The operator on what orthonormal rows V ``(k, n)`` do not span: ``P H P`` with ``P = I - V^T V``."""
 
-    def __init__(self, matmat: MatMat, basis: Tensor, scale: float, seed: int) -> None:
-        self.matmat, self.basis, self.scale = matmat, basis, scale
+    def __init__(self, matmat: MatMat, rows: Tensor, scale: float, seed: int) -> None:
+        self.matmat, self.rows, self.scale = matmat, rows, scale
         self.generator = torch.Generator().manual_seed(seed)
 
     def project(self, vectors: Tensor) -> Tensor:
         """``P v`` of the rows ``(b, n)``, twice for the last digits."""
         for _ in range(2):
-            vectors = vectors - (vectors @ self.basis.T) @ self.basis
+            vectors = vectors - (vectors @ self.rows.T) @ self.rows
         return vectors
 
-    def probe(self, count: int, steps: int = 1) -> list[_Probe]:
-        """``count`` Rademacher probes side by side, each ``steps`` Lanczos steps long.
+    def probe(self, count: int, steps: int) -> tuple[list[Quadrature], Tensor, Tensor]:
+        """``count`` Rademacher probes r side by side, ``steps`` Lanczos steps from each ``P r``.
 
-        Without reorthogonalisation, which the quadrature does not need (Knizhnerman 1996; Chen et al. 2021): only two
-        vectors a probe are held.
+        Without reorthogonalisation, which the quadrature does not need (Knizhnerman 1996; Chen et al. 2021), so that
+        only two vectors a probe are held.
+
+        Returns:
+            The quadratures; ``P r`` and ``H P r``, both ``(count, n)``.
         """
-        size = self.basis.shape[1]
-        steps = min(steps, size - len(self.basis))
+        size = self.rows.shape[1]
         signs = torch.randint(0, 2, (count, size), generator=self.generator, dtype=torch.int8) * 2 - 1
-        raw = self.project(signs.to(self.basis))
-        lengths = raw.double().norm(dim=1)
-        vectors = raw / lengths[:, None].to(raw)
-        previous, coupling = torch.zeros_like(vectors), np.zeros(count)
-        diagonal, off = [[] for _ in range(count)], [[] for _ in range(count)]  # type: list[list[float]], list[list[float]]
-        squares = np.zeros(count)
-        active = np.arange(count)
-        for step in range(steps):
+        starts = self.project(signs.to(self.rows))
+        lengths = starts.double().norm(dim=1)[:, None].to(starts)
+        vectors, previous = starts / lengths, torch.zeros_like(starts)
+        off = torch.zeros(count, 1, dtype=torch.float64, device=starts.device)
+        diagonals: list[list[float]] = [[] for _ in range(count)]
+        offs: list[list[float]] = [[] for _ in range(count)]
+        active = list(range(count))
+        first = starts
+        for step in range(min(steps, size - len(self.rows))):
             images = self.matmat(vectors)
             if step == 0:
-                squares = (images.double().square().sum(1) * lengths**2).cpu().numpy()
+                first = images * lengths
             images = self.project(images)
-            alpha = (images.double() * vectors.double()).sum(1)
-            images = images - alpha[:, None].to(images) * vectors
-            images = images - torch.as_tensor(coupling, dtype=images.dtype, device=images.device)[:, None] * previous
-            beta = images.double().norm(dim=1).cpu().numpy()
-            for i, a, b in zip(active, alpha.tolist(), beta, strict=True):
-                diagonal[i].append(a)
-                off[i].append(float(b))
-            going = beta > 10 * torch.finfo(images.dtype).eps * max(self.scale, float(np.abs(beta).max()))
+            diagonal = (images.double() * vectors.double()).sum(1, keepdim=True)
+            images = images - diagonal.to(images) * vectors - off.to(images) * previous
+            off = images.double().norm(dim=1, keepdim=True)
+            for i, a, b in zip(active, diagonal[:, 0].tolist(), off[:, 0].tolist(), strict=True):
+                diagonals[i].append(a)
+                offs[i].append(b)
+            # a probe whose Krylov space is exhausted has nothing but rounding left
+            going = (off > 10 * torch.finfo(images.dtype).eps * max(self.scale, float(off.max())))[:, 0]
             if not going.any():
                 break
-            keep = torch.from_numpy(going).to(images.device)
-            previous, vectors = vectors[keep], (images / torch.as_tensor(beta, device=images.device)[:, None].to(images))[keep]
-            coupling, active = beta[going], active[going]
-        probes = []
-        for a, b, square, length in zip(diagonal, off, squares, lengths.tolist(), strict=True):
-            nodes, coordinates = np.linalg.eigh(np.diag(a) + np.diag(b[: len(a) - 1], 1) + np.diag(b[: len(a) - 1], -1))
-            probes.append(_Probe(a[0] * length**2, float(square), nodes, coordinates[0] ** 2))
-        return probes
+            active = [i for i, goes in zip(active, going.tolist(), strict=True) if goes]
+            previous, vectors, off = vectors[going], (images / off.to(images))[going], off[going]
+        return [averaged_gauss(a, b) for a, b in zip(diagonals, offs, strict=True)], starts, first
+
+
+def averaged_gauss(diagonal: Sequence[float], off: Sequence[float]) -> Quadrature:
+    """The generalised averaged Gauss rule (Spalevic 2007) of ``s`` Lanczos steps: ``2 s - 1`` nodes for the same products.
+
+    The Jacobi matrix is followed by its own mirror image; its nodes include the Gauss nodes of one step less. Nodes that
+    this throws out of the Ritz values' range are put at its ends, so that a semi-definite operator gets none on the
+    wrong side of zero.
+
+    Args:
+        diagonal, off: ``(s,)`` Lanczos coefficients, ``off`` with the norm that the next vector would have.
+    """
+    s = len(diagonal)
+    ritz = np.linalg.eigvalsh(_jacobi(diagonal, off[: s - 1]))
+    nodes, coordinates = np.linalg.eigh(_jacobi([*diagonal, *diagonal[-2::-1]], [*off[: 2 * s - 2], *off[: s - 2][::-1]]))
+    return Quadrature(nodes.clip(ritz[0], ritz[-1]), coordinates[0] ** 2, s)
+
+
+def _jacobi(diagonal: Sequence[float], off: Sequence[float]) -> np.ndarray:
+    return np.asarray(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+
+
+def _split(krylov: Krylov) -> tuple[np.ndarray, Tensor, list[Quadrature]]:
+    """What a Krylov space says of the density.
+
+    Returns:
+        Converged Ritz values away from zero, their vectors ``(k, n)``, and the run's own quadrature of the rest: its
+        start vector without the converged ones is a probe as well. (After a restart it is not known any more.)
+    """
+    values, coordinates, residuals = krylov.ritz()
+    settled = (residuals <= LINE_TOLERANCE * np.abs(values)) & (np.abs(values) > LINE_TOLERANCE * np.abs(values).max())
+    own = []
+    weights = coordinates[0, ~settled] ** 2
+    if not krylov.restarted and weights.sum() > 0:
+        own.append(Quadrature(values[~settled], weights / weights.sum(), 0))
+    return values[settled], krylov.vectors(coordinates[:, settled]), own
 
 
 def _shifted(interval: Interval, by: float) -> Interval:
@@ -131,25 +166,37 @@ def _exactly(value: float) -> Interval:
     return Interval(value, 0.0, value, value)
 
 
-class _Samples:
-    """Trace and squared Frobenius norm: exact on the Krylov space, from probes on the rest.
+class _Moments:
+    """Trace and squared Frobenius norm: exact on the Krylov space Q, from probes on the rest, with ``P = I - Q Q^T``.
 
     ``tr H = tr T + E (P r)^T H (P r)`` and ``|H|_F^2 = |T|_F^2 + next_norm^2 + E |H P r|^2`` with Rademacher r.
     """
 
     def __init__(self, krylov: Krylov, tolerance: float) -> None:
+        self.krylov, self.tolerance = krylov, tolerance
         self.known = float(np.trace(krylov.projected))
         self.known_square = float(np.square(krylov.projected).sum() + krylov.next_norm**2)
-        self.tolerance = tolerance
-        self.probes: list[_Probe] = []
+        self.traces: list[float] = []
+        self.squares: list[float] = []
+
+    def add(self, starts: Tensor, images: Tensor) -> None:
+        """Probes ``x (b, n)`` with ``H x``; what they have inside the Krylov space is taken out by ``H Q = Q T + ...``."""
+        q = self.krylov.basis
+        inside = starts @ q.T
+        mapped = inside.double().cpu().numpy() @ self.krylov.projected
+        outside = starts - inside @ q
+        rest = images - torch.as_tensor(mapped).to(images) @ q
+        rest = rest - (self.krylov.next_norm * inside[:, -1:]) * self.krylov.next_vector
+        self.traces += (outside.double() * rest.double()).sum(1).tolist()
+        self.squares += rest.double().square().sum(1).tolist()
 
     @property
     def trace(self) -> Interval:
-        return _shifted(mean_interval(np.array([p.trace for p in self.probes])), self.known)
+        return _shifted(mean_interval(np.array(self.traces)), self.known)
 
     @property
     def square(self) -> Interval:
-        return _shifted(mean_interval(np.array([p.square for p in self.probes])), self.known_square)
+        return _shifted(mean_interval(np.array(self.squares)), self.known_square)
 
     @property
     def converged(self) -> bool:
@@ -157,10 +204,10 @@ class _Samples:
 
     def fill(self, rest: _Rest, min_probes: int, max_probes: int, together: int = 1) -> int:
         """Probe until the trace is within its tolerance; returns the products spent."""
-        before = len(self.probes)
-        while len(self.probes) < max(2, min_probes) or (len(self.probes) < max_probes and not self.converged):
-            self.probes += rest.probe(max(1, min(together, max_probes - len(self.probes))))
-        return len(self.probes) - before
+        before = len(self.traces)
+        while len(self.traces) < max(2, min_probes) or (len(self.traces) < max_probes and not self.converged):
+            self.add(*rest.probe(max(1, min(together, max_probes - len(self.traces))), 1)[1:])
+        return len(self.traces) - before
 
 
 def trace_and_frobenius(
@@ -170,16 +217,16 @@ def trace_and_frobenius(
 
     What the basis spans is exact, the probes see the rest. A basis that spans everything leaves no error.
     """
-    samples = _Samples(krylov, tolerance)
+    moments = _Moments(krylov, tolerance)
     if len(krylov.basis) == krylov.basis.shape[1]:
-        return _exactly(samples.known), _exactly(samples.known_square), True, 0
+        return _exactly(moments.known), _exactly(moments.known_square), True, 0
     rest = _Rest(_row_by_row(matvec), krylov.basis, float(np.abs(krylov.projected).max()), seed)
-    products = samples.fill(rest, min_probes, max_probes)
-    return samples.trace, samples.square, samples.converged, products
+    products = moments.fill(rest, min_probes, max_probes)
+    return moments.trace, moments.square, moments.converged, products
 
 
 def _density(
-    lines: np.ndarray, probes: list[_Probe], size: int, grid_points: int, relative_width: float
+    lines: np.ndarray, probes: list[Quadrature], size: int, grid_points: int, relative_width: float
 ) -> tuple[Density, Interval]:
     """Density and negative mass of lines of mass 1/n each, and of the probes' quadratures for what is left."""
     share = 1 - len(lines) / size
@@ -232,23 +279,25 @@ def deflated_density(
         Hessian has a vast near-null space, whose signs are rounding.
     """
     lines = known.values[known.converged]
-    found: list[_Probe] = []
+    found: list[Quadrature] = []
     if len(lines) < size:
         vectors = known.vectors[torch.from_numpy(known.converged)].to(device=device, dtype=dtype)
         rest = _Rest(_row_by_row(matvec), vectors, float(np.abs(known.values).max(initial=0.0)), seed)
-        found = rest.probe(probes, steps)
+        found, _, _ = rest.probe(probes, steps)
     density, negative = _density(lines, found, size, grid_points, relative_width)
-    return density, negative, sum(len(p.nodes) for p in found)
+    return density, negative, sum(p.products for p in found)
 
 
-def _witnessed(pairs: Eigenpairs, highest: float, sign: float) -> Eigenpairs:
-    """Take ``converged`` back from every eigenvalue that something outside the Krylov space surpasses.
+def _witnessed(pairs: Eigenpairs, lines: np.ndarray, found: Sequence[float], sign: float) -> Eigenpairs:
+    """Take ``converged`` back from every eigenvalue that something orthogonal to the lines surpasses.
 
-    ``highest`` is a Rayleigh quotient of a vector orthogonal to all of them, so that by interlacing an eigenvalue beyond
-    those below it was missed: one that the start vector hardly saw, or a second copy of a multiple one. ``sign`` is -1
-    for the smallest.
+    What was ``found`` are Rayleigh quotients of vectors orthogonal to the vectors of all ``lines``, so that by
+    interlacing an eigenvalue beyond those below it was missed: one that the start vector hardly saw, or a second copy of
+    a multiple one. It says nothing of pairs that are not among the lines. ``sign`` is -1 for the smallest.
     """
-    beaten = sign * pairs.values < sign * highest - pairs.residuals - 1e-6 * np.abs(pairs.values).max(initial=0.0)
+    highest = max(sign * value for value in found)
+    slack = pairs.residuals + LINE_TOLERANCE * np.abs(pairs.values)
+    beaten = np.isin(pairs.values, lines) & (sign * pairs.values + slack < highest)
     return replace(pairs, converged=pairs.converged & ~beaten)
 
 
@@ -273,9 +322,6 @@ def analyse_spectrum(
 ) -> Spectrum:
     """Everything from one Krylov run and a few probes.
 
-    The Ritz values enter the density as they are: cutting the operator's coupling between the Krylov space and the rest
-    moves its spectrum by at most ``2 next_norm / n`` in W1, far less than the noise of the probes.
-
     Args:
         matvec: product with an ``(n,)`` vector. size: n.
         top, bottom: how many of the largest and of the smallest (most negative) eigenvalues must converge. The
@@ -294,23 +340,24 @@ def analyse_spectrum(
         matvec, start, top=top, bottom=bottom, tolerance=tolerance, max_products=max_products, max_vectors=max_vectors
     )
     largest, smallest = (eigenpairs(krylov, which, k, tolerance) for which, k in (("largest", top), ("smallest", max(1, bottom))))
-    lines = krylov.ritz()[0]
-    samples = _Samples(krylov, trace_tolerance)
+    moments = _Moments(krylov, trace_tolerance)
     counts = {"eigenvalues": krylov.products, "trace": 0, "density": 0}
-    if len(lines) == size:
-        trace, square, trace_converged = _exactly(samples.known), _exactly(samples.known_square), True
-        density, negative = _density(lines, [], size, 400, 0.01)
+    if len(krylov.basis) == size:
+        trace, square, trace_converged = _exactly(moments.known), _exactly(moments.known_square), True
+        density, negative = _density(krylov.ritz()[0], [], size, 400, 0.01)
     else:
         on_stage("density")
-        rest = _Rest(matmat or _row_by_row(matvec), krylov.basis, float(np.abs(krylov.projected).max()), seed + 1)
-        samples.probes = rest.probe(max(2, density_probes), density_steps)
-        counts["density"] = sum(len(p.nodes) for p in samples.probes)
-        density, negative = _density(lines, samples.probes, size, 400, 0.01)
-        largest = _witnessed(largest, max(p.nodes.max() for p in samples.probes), 1.0)
-        smallest = _witnessed(smallest, min(p.nodes.min() for p in samples.probes), -1.0)
+        lines, vectors, quadratures = _split(krylov)
+        rest = _Rest(matmat or _row_by_row(matvec), vectors, float(np.abs(krylov.projected).max()), seed + 1)
+        probed, starts, images = rest.probe(max(1, density_probes), max(1, density_steps))
+        moments.add(starts, images)
+        counts["density"] = sum(p.products for p in probed)
+        density, negative = _density(lines, quadratures + probed, size, 400, 0.01)
+        largest = _witnessed(largest, lines, [p.nodes.max() for p in probed], 1.0)
+        smallest = _witnessed(smallest, lines, [p.nodes.min() for p in probed], -1.0)
         on_stage("trace")
-        counts["trace"] = samples.fill(rest, MIN_TRACE_PROBES, trace_probes, together=2)
-        trace, square, trace_converged = samples.trace, samples.square, samples.converged
+        counts["trace"] = moments.fill(rest, MIN_TRACE_PROBES, trace_probes, together=2)
+        trace, square, trace_converged = moments.trace, moments.square, moments.converged
     return Spectrum(
         largest=largest,
         smallest=smallest,

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ssa_analysis.numerics.lanczos import eigenpairs, krylov_space, random_vector
-from ssa_analysis.numerics.spectrum import analyse_spectrum, deflated_density, trace_and_frobenius
+from ssa_analysis.numerics.spectrum import _Moments, analyse_spectrum, averaged_gauss, deflated_density, trace_and_frobenius
+from ssa_analysis.numerics.transport import wasserstein_1d
 
 BULK = np.concatenate([[100, 50, 20, 10, 5], np.linspace(-0.5, 1, 295)])
 
@@ -96,3 +97,91 @@ def test_operators_smaller_than_what_is_asked() -> None:
     assert found.largest.values.tolist() == [2]
     assert found.trace.value == 2
     assert found.negative_mass.value == 0
+
+
+def test_one_run_covers_trace_and_norm_although_its_probes_serve_the_density_too(matrix: torch.Tensor) -> None:
+    inside = np.zeros(2)
+    for seed in range(200):
+        found = analyse_spectrum(
+            lambda v: matrix @ v, 300, top=3, tolerance=1e-2, trace_tolerance=0.0, trace_probes=8, density_probes=8,
+            density_steps=2, seed=1000 * seed, dtype=torch.float64, matmat=lambda rows: rows @ matrix,
+        )  # fmt: skip
+        square = found.squared_frobenius
+        inside += [found.trace.low <= BULK.sum() <= found.trace.high, square.low <= np.square(BULK).sum() <= square.high]
+    assert (inside >= 178).all(), inside
+
+
+def test_probes_side_by_side_are_the_probes_one_by_one(matrix: torch.Tensor) -> None:
+    runs = [
+        analyse_spectrum(lambda v: matrix @ v, 300, seed=3, dtype=torch.float64, matmat=matmat)
+        for matmat in (None, lambda rows: rows @ matrix)
+    ]
+    assert runs[0].products == runs[1].products
+    assert runs[0].trace.value == pytest.approx(runs[1].trace.value, rel=1e-10)
+    np.testing.assert_allclose(runs[0].density.density, runs[1].density.density, atol=1e-8)
+
+
+def test_the_density_is_closer_to_the_spectrum_than_plain_quadrature_with_three_times_the_products(matrix: torch.Tensor) -> None:
+    ours, plain = [], []
+    for seed in range(10):
+        found = analyse_spectrum(
+            lambda v: matrix @ v, 300, tolerance=0.0, max_products=12, density_probes=1, density_steps=8, trace_probes=1,
+            seed=seed, dtype=torch.float64,
+        )  # fmt: skip
+        assert found.density.weights.sum() == pytest.approx(1)
+        ours.append(wasserstein_1d(found.density.nodes, BULK, found.density.weights))
+        krylov = krylov_space(lambda v: matrix @ v, random_vector(300, seed, "cpu", torch.float64), max_products=60)
+        values, coordinates, _ = krylov.ritz()
+        plain.append(wasserstein_1d(values, BULK, coordinates[0] ** 2))
+    assert np.median(ours) < np.median(plain)
+
+
+def test_the_averaged_rule_is_nearer_to_the_uniform_law_than_the_gauss_rule() -> None:
+    """Lanczos coefficients of the uniform law on [-1, 1]: Legendre's recurrence."""
+    steps = 5
+    rule = averaged_gauss([0.0] * steps, [k / np.sqrt(4 * k**2 - 1) for k in range(1, steps + 1)])
+    assert len(rule.nodes) == 2 * steps - 1
+    assert rule.products == steps
+    np.testing.assert_allclose(rule.nodes, -rule.nodes[::-1], atol=1e-12)
+    shorter = np.polynomial.legendre.leggauss(steps - 1)[0]
+    assert np.abs(rule.nodes[:, None] - shorter).min(0).max() < 1e-12  # the Gauss nodes of one step less are among them
+    gauss, weights = np.polynomial.legendre.leggauss(steps)
+    uniform = np.linspace(-1, 1, 2001)
+    assert wasserstein_1d(rule.nodes, uniform, rule.weights) < 0.7 * wasserstein_1d(gauss, uniform, weights)
+
+
+def test_the_averaged_rule_stays_within_the_ritz_values() -> None:
+    values = np.array([0.0, 0.0, 1.0, 5.0, 5.5])
+    krylov = krylov_space(lambda v: torch.from_numpy(values) * v, random_vector(5, 1, "cpu", torch.float64), max_products=2)
+    rule = averaged_gauss(np.diag(krylov.projected).tolist(), [krylov.projected[0, 1], krylov.next_norm])
+    assert rule.nodes.min() >= np.linalg.eigvalsh(krylov.projected)[0] >= 0
+    assert rule.weights.sum() == pytest.approx(1)
+
+
+def test_an_eigenvalue_that_the_start_vector_does_not_contain_takes_converged_back() -> None:
+    """Two copies of 50: a Krylov space holds one, and takes 20 for the second largest."""
+    spectrum = np.concatenate([[50, 50, 20, 10], np.linspace(0, 1, 150)])
+    matrix = dense_with(spectrum)
+    found = analyse_spectrum(lambda v: matrix @ v, 154, top=2, dtype=torch.float64)
+    np.testing.assert_allclose(found.largest.values, [50, 20], rtol=1e-3)
+    assert found.largest.converged.tolist() == [True, False]
+    turned = analyse_spectrum(lambda v: -(matrix @ v), 154, top=0, bottom=2, dtype=torch.float64)
+    np.testing.assert_allclose(turned.smallest.values, [-50, -20], rtol=1e-3)
+    assert turned.smallest.converged.tolist() == [True, False]
+
+
+def test_honest_runs_keep_converged(matrix: torch.Tensor) -> None:
+    for seed in range(20):
+        assert analyse_spectrum(lambda v: matrix @ v, 300, top=5, seed=seed, dtype=torch.float64).largest.converged.all()
+
+
+@pytest.mark.parametrize("max_vectors", [50, 8])
+def test_what_a_probe_has_inside_the_krylov_space_is_taken_out_without_a_product(matrix: torch.Tensor, max_vectors: int) -> None:
+    start = random_vector(300, 0, "cpu", torch.float64)
+    krylov = krylov_space(lambda v: matrix @ v, start, top=2, max_products=15, max_vectors=max_vectors)
+    moments = _Moments(krylov, 0.1)
+    probes = torch.randn(3, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    moments.add(probes, probes @ matrix)
+    outside = probes - probes @ krylov.basis.T @ krylov.basis
+    np.testing.assert_allclose(moments.traces, ((outside @ matrix) * outside).sum(1), rtol=1e-9)
+    np.testing.assert_allclose(moments.squares, (outside @ matrix).square().sum(1), rtol=1e-9)
