@@ -7,6 +7,7 @@ the work less the resident size before it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -75,10 +76,8 @@ def _resident_mib(field: str) -> float:
 
 def measured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Run ``work`` and add ``seconds`` of processor time and ``peak_mib`` to what it returns."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
-    except OSError:
-        pass
     before = _resident_mib("VmRSS")
     started = time.process_time()
     found = work()
