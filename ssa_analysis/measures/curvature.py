@@ -14,6 +14,7 @@ from ssa_analysis.measures.backends.pyhessian_backend import pyhessian_scores
 from ssa_analysis.measures.base import measure
 from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator, loss_modules
 from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.numerics.hessian import graph_memory
 from ssa_analysis.numerics.lanczos import Eigenpairs
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.numerics.spectrum import Spectrum, analyse_spectrum
@@ -29,11 +30,11 @@ class CurvatureSettings(FixedLossSettings):
     Attributes:
         top: number of eigenvalues. tolerance: relative error estimate of each.
         bottom: number of most negative eigenvalues that must converge too; the most negative one is reported anyway.
-        max_products: products spent on the eigenvalues at most. max_vectors: basis vectors held in memory.
+        max_products: products spent on the eigenvalues at most. max_vectors: basis vectors held, fewer where a quarter
+            of ``memory`` does not hold them.
         trace_tolerance: relative standard error of the trace. trace_probes: at most.
         density_probes, density_steps: of the Lanczos quadrature.
-        kind: ``hessian`` or ``gauss-newton``. backend: ``lanczos`` (ours), ``pyhessian`` or
-            ``curvlinops``.
+        kind: ``hessian`` or ``gauss-newton``. backend: ``lanczos`` (ours), ``pyhessian`` or ``curvlinops``.
     """
 
     top: int = 5
@@ -50,7 +51,7 @@ class CurvatureSettings(FixedLossSettings):
 
 
 @measure(
-    "curvature", "Hessian eigenvalues, trace, norms and spectral density of the contrastive loss", CurvatureSettings, revision=2
+    "curvature", "Hessian eigenvalues, trace, norms and spectral density of the contrastive loss", CurvatureSettings, revision=3
 )
 def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list[Score]:
     """Scores ``lambda_max``, ``lambda_1 .. lambda_k``, ``lambda_min``, ``trace``, ``frobenius``, two shares.
@@ -64,7 +65,9 @@ def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list
         raise SettingsError(f"unknown backend {settings.backend!r}; known: {', '.join(BACKENDS)}")
     if settings.backend == "pyhessian" and settings.kind != "hessian":
         raise SettingsError("the backend pyhessian has the Hessian only, not the Gauss-Newton operator")
-    operator = fixed_operator(encoder, data, settings, settings.kind)
+    operator = fixed_operator(encoder, data, settings, settings.kind, settings.max_vectors)
+    each = operator.parameters[0].element_size()
+    _, max_vectors = graph_memory(settings.memory * 2**30, operator.size, each, settings.max_vectors)
     if settings.backend == "pyhessian":
         return pyhessian_scores(operator, loss_modules(encoder, data, settings), top=settings.top, seed=settings.seed)
     krylov_seed = derive_seed(settings.seed, "krylov") % 2**60
@@ -88,7 +91,7 @@ def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list
         bottom=settings.bottom,
         tolerance=settings.tolerance,
         max_products=settings.max_products,
-        max_vectors=settings.max_vectors,
+        max_vectors=max_vectors,
         trace_tolerance=settings.trace_tolerance,
         trace_probes=settings.trace_probes,
         density_probes=settings.density_probes,

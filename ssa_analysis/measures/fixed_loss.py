@@ -27,7 +27,7 @@ from ssa_analysis.measures.base import MeasureSettings, loss_parameters, make_vi
 from ssa_analysis.measures.probing import fit_probe
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.contrastive import check_temperature, nt_xent_from_similarities
-from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, Loss
+from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, Loss, graph_memory
 from ssa_analysis.registry import unknown_name
 
 LOSSES = ("contrastive", "supervised")
@@ -45,7 +45,8 @@ class FixedLossSettings(MeasureSettings):
             names of layers or weights separated by commas (``backbone.layer4,projector.0.weight``; ``*`` is a wildcard).
         split: where the images come from: ``train``, ``probe`` or ``held-out``.
         pairs: how many in all (images, for the supervised loss). batch: how many at a time; never more than ``pairs``.
-        memory: GiB that graphs may take; the numbers do not depend on it, the time does.
+        memory: GiB that the work may take beyond the network and the images; the numbers do not depend on it, the time
+            does.
     """
 
     loss: str = "contrastive"
@@ -53,7 +54,7 @@ class FixedLossSettings(MeasureSettings):
     split: str = "held-out"
     pairs: int = 256
     batch: int = 256
-    memory: float = 2.0
+    memory: float = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +62,8 @@ class FixedLossSettings(MeasureSettings):
             raise unknown_name("loss", self.loss, list(LOSSES))
         if self.split not in SPLITS:
             raise unknown_name("split", self.split, list(SPLITS))
+        if not self.memory > 0:
+            raise SettingsError(f"the memory must be positive, got {self.memory} GiB")
         if self.pairs < 1 or self.batch < 1:
             raise SettingsError(f"pairs and batch must be at least 1, got {self.pairs} and {self.batch}")
 
@@ -98,8 +101,13 @@ def probe_as_layer(encoder: Encoder, data: Data, seed: int) -> nn.Linear:
     return layer
 
 
-def fixed_operator(encoder: Encoder, data: Data, settings: FixedLossSettings, kind: str = "hessian") -> CurvatureOperator:
+def fixed_operator(
+    encoder: Encoder, data: Data, settings: FixedLossSettings, kind: str = "hessian", basis: int = 0
+) -> CurvatureOperator:
     """The curvature operator of that loss over the weights in scope, after the determinism check.
+
+    ``basis`` is how many vectors of all weights the caller means to hold beside it; they share ``settings.memory`` by
+    the rule of :func:`~ssa_analysis.numerics.hessian.graph_memory`.
 
     Its ``names`` are those of the encoder: ``backbone.``, ``projector.`` or ``classifier.`` and the name inside. Its
     parameters are the encoder's own, and require gradients from now on; nothing else of the encoder changes.
@@ -107,7 +115,7 @@ def fixed_operator(encoder: Encoder, data: Data, settings: FixedLossSettings, ki
     Raises:
         MeasureError: no projector, classes that do not fit, a network that mixes the images of a batch, a loss that is not
             finite, or two passes that differ.
-        SettingsError: a scope that names nothing.
+        SettingsError: a scope that names nothing, or a memory that cannot hold the vectors of a product.
     """
     encoder.eval()
     if settings.loss == "contrastive":
@@ -131,9 +139,10 @@ def fixed_operator(encoder: Encoder, data: Data, settings: FixedLossSettings, ki
         return normalize(out, dim=1) if part == "projector" else out
 
     _check_outputs(network, batches, data, settings)
-    operator = CurvatureOperator(
-        network, batches, [weights[name] for name in chosen], names=chosen, kind=kind, memory=settings.memory * 2**30
-    )
+    parameters = [weights[name] for name in chosen]
+    size, each = sum(p.numel() for p in parameters), parameters[0].element_size()
+    memory, _ = graph_memory(settings.memory * 2**30, size, each, basis)
+    operator = CurvatureOperator(network, batches, parameters, names=chosen, kind=kind, memory=memory)
     operator.check_determinism()
     return operator
 

@@ -33,7 +33,28 @@ Network = Callable[[Tensor], Tensor]
 KINDS = ("hessian", "gauss-newton")
 DEFAULT_MEMORY = 2 * 2**30  # bytes
 PROBE_INPUTS = 8  # the memory of a graph is measured on this many inputs
+# a product's own memory: of the graph that it goes through as a share, and in vectors of all weights
+TEMPORARIES, VECTORS = 1.2, 8
 SLICE_BYTES = 2**27  # of graph, that go through a network at once on a CPU: what is larger falls out of its caches
+
+
+def graph_memory(peak: float, weights: int, bytes_each: int, basis: int = 0) -> tuple[float, int]:
+    """What of a peak of ``peak`` bytes remains for graphs, and how many basis vectors to hold.
+
+    Args:
+        weights: n. bytes_each: of one number. basis: vectors ``(n,)`` that the caller would like to hold; they get a
+            quarter of the memory at most.
+
+    Raises:
+        SettingsError: not even the vectors of a product fit.
+    """
+    vector = weights * bytes_each
+    fixed = VECTORS * vector
+    if peak < 2 * fixed:
+        need = 2 * fixed / 2**30
+        raise SettingsError(f"{peak / 2**30:.3g} GiB of memory are too few for {weights:,} weights; give at least {need:.2g} GiB")
+    held = min(basis, max(1, int((peak - fixed) / 4 / vector)))
+    return (peak - fixed - held * vector) / (1 + TEMPORARIES), held
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:

@@ -24,7 +24,7 @@ from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator, 
 from ssa_analysis.measures.probing import fit_probe
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.contrastive import nt_xent
-from ssa_analysis.numerics.hessian import flatten
+from ssa_analysis.numerics.hessian import TEMPORARIES, VECTORS, flatten
 from ssa_analysis.numerics.seeding import seeded
 
 HALF = (0.5, 0.5, 0.5)
@@ -63,6 +63,9 @@ def dense_hessian(encoder: Encoder, loss: Callable[[Encoder], Tensor], names: li
         return functional_call(Whole(), named, ())
 
     return hessian(flat_loss)(flatten(list(weights.values())))
+
+
+TIGHT = 1.001 * 2 * VECTORS * 8 * sum(p.numel() for p in small().parameters()) / 2**30  # GiB; one input at a time
 
 
 def columns(encoder: Encoder, data: Data, settings: FixedLossSettings) -> tuple[Tensor, list[str]]:
@@ -198,8 +201,20 @@ class TestImages:
         with pytest.raises(SettingsError, match=message):
             replace(SUPERVISED, **changes)
 
+    def test_too_little_memory(self, digits: Data) -> None:
+        with pytest.raises(SettingsError, match=r"GiB of memory are too few for .* weights; give at least"):
+            fixed_operator(small(), digits, replace(SUPERVISED, memory=TIGHT / 2))
+        assert fixed_operator(small(), digits, replace(SUPERVISED, memory=TIGHT)).plan == "chunked"
+
+    def test_a_basis_takes_its_share_of_the_memory(self, digits: Data) -> None:
+        settings = replace(SUPERVISED, memory=1e-3)
+        alone = fixed_operator(small(), digits, settings).memory
+        beside = fixed_operator(small(), digits, settings, basis=3)
+        assert alone - beside.memory == pytest.approx(3 * 8 * beside.size / (1 + TEMPORARIES))
+        assert fixed_operator(small(), digits, settings, basis=10**6).memory > alone / 2
+
     def test_no_memory(self, digits: Data) -> None:
-        with pytest.raises(SettingsError, match="memory for graphs must be positive"):
+        with pytest.raises(SettingsError, match="the memory must be positive"):
             fixed_operator(small(), digits, replace(SUPERVISED, memory=0.0))
 
 
@@ -242,7 +257,7 @@ class TestScope:
             in_scope(list(self.NAMES), scope)
 
     @pytest.mark.parametrize("loss", ["contrastive", "supervised"])
-    @pytest.mark.parametrize("memory", [2.0, 1e-9])
+    @pytest.mark.parametrize("memory", [2.0, TIGHT])
     @pytest.mark.parametrize("scope", ["backbone", "head", "backbone.1", "*.bias", "backbone.0.weight,head.*"])
     def test_a_scopes_operator_is_the_block_of_the_whole(self, digits: Data, loss: str, memory: float, scope: str) -> None:
         scope = scope.replace("head", "projector" if loss == "contrastive" else "classifier")
@@ -262,7 +277,9 @@ class TestScope:
 
 
 class TestEncoder:
-    @pytest.mark.parametrize("settings", [CONTRASTIVE, replace(SUPERVISED, scope="classifier"), replace(SUPERVISED, memory=1e-9)])
+    @pytest.mark.parametrize(
+        "settings", [CONTRASTIVE, replace(SUPERVISED, scope="classifier"), replace(SUPERVISED, memory=TIGHT)]
+    )
     def test_it_is_left_as_it_was(self, digits: Data, settings: FixedLossSettings) -> None:
         encoder = small()
         before, weights = copy.deepcopy(encoder.state_dict()), dict(encoder.named_parameters())
