@@ -50,7 +50,7 @@ class CurvatureSettings(FixedLossSettings):
 
 
 @measure(
-    "curvature", "Hessian eigenvalues, trace, norms and spectral density of the contrastive loss", CurvatureSettings, revision=2
+    "curvature", "Hessian eigenvalues, trace, norms and spectral density of the contrastive loss", CurvatureSettings, revision=3
 )
 def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list[Score]:
     """Scores ``lambda_max``, ``lambda_1 .. lambda_k``, ``lambda_min``, ``trace``, ``frobenius``, two shares.
