@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ssa-analyze-ready
 
-.PHONY: demo test check lint types test-floors clean
+.PHONY: demo test check lint types test-floors benchmark clean
 
 demo: $(READY)
 	$(BIN)/ssa-analyze demo --out demo
@@ -25,6 +25,10 @@ types: $(READY)
 test-floors:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 is needed: make test-floors PYTHON=python3.10" if sys.version_info[:2] != (3, 10) else 0)'
 	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-floors CONSTRAINTS="-c tests/floors.txt"
+
+# pass options with ARGS="--data-root DIR --json"
+benchmark: $(READY)
+	@for file in benchmarks/*.py; do case $$file in */common.py|*/pyhessian_failures.py) ;; *) $(BIN)/python $$file $(ARGS) || exit 1;; esac; done
 
 $(READY): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("ssa-analyze needs Python 3.10 or newer; name one with make PYTHON=python3.12 ..." if sys.version_info < (3, 10) else 0)'

@@ -356,7 +356,7 @@ def analyse_spectrum(
         largest = _witnessed(largest, lines, [p.nodes.max() for p in probed], 1.0)
         smallest = _witnessed(smallest, lines, [p.nodes.min() for p in probed], -1.0)
         on_stage("trace")
-        counts["trace"] = moments.fill(rest, MIN_TRACE_PROBES, trace_probes, together=2)
+        counts["trace"] = moments.fill(rest, min(MIN_TRACE_PROBES, trace_probes), trace_probes, together=2)
         trace, square, trace_converged = moments.trace, moments.square, moments.converged
     return Spectrum(
         largest=largest,
