@@ -1,4 +1,4 @@
-"""Curvature of the contrastive loss: eigenvalues, trace, norms and spectral density of its Hessian or Gauss-Newton."""
+"""Curvature of the fixed loss: eigenvalues, trace, norms and spectral density of its Hessian or Gauss-Newton."""
 
 from __future__ import annotations
 
@@ -50,16 +50,15 @@ class CurvatureSettings(FixedLossSettings):
     backend: str = "lanczos"
 
 
-@measure(
-    "curvature", "Hessian eigenvalues, trace, norms and spectral density of the contrastive loss", CurvatureSettings, revision=3
-)
+@measure("curvature", "Hessian eigenvalues, trace, norms and spectral density of the loss", CurvatureSettings, revision=3)
 def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list[Score]:
-    """Scores ``lambda_max``, ``lambda_1 .. lambda_k``, ``lambda_min``, ``trace``, ``frobenius``, two shares.
+    """Scores ``lambda_max``, ``lambda_1 .. lambda_k``, ``lambda_min``, ``trace``, ``frobenius``, and what follows from them.
 
-    The two are ``effective_rank``, the participation ratio ``(tr H)^2 / |H|_F^2``, and ``negative_mass``, the sum of the
-    negative eigenvalues' magnitudes over that of all. Eigenvalues, trace and norm are in nats (loss per squared weight).
-    Eigenvalues carry a residual bound, the others a standard error. See :mod:`ssa_analysis.measures.fixed_loss` for
-    the loss.
+    ``spectral_norm`` is the largest magnitude, ``lambda_ratio`` is ``lambda_1 / lambda_k``, ``negative_ratio``
+    ``|lambda_min| / lambda_max`` (Li et al. 2018), ``effective_rank`` the participation ratio ``(tr H)^2 / |H|_F^2``, and
+    ``negative_mass`` the sum of the negative eigenvalues' magnitudes over that of all. Eigenvalues, trace and norms are in
+    nats (loss per squared weight). Eigenvalues carry a residual bound, the others a standard error. See
+    :mod:`ssa_analysis.measures.fixed_loss` for the loss.
     """
     if settings.backend not in BACKENDS:
         raise SettingsError(f"unknown backend {settings.backend!r}; known: {', '.join(BACKENDS)}")
@@ -112,6 +111,26 @@ def _eigenvalue(name: str, pairs: Eigenpairs, i: int, about: dict[str, Any]) -> 
     )  # fmt: skip
 
 
+def _ratios(spectrum: Spectrum, about: dict[str, Any]) -> list[Score]:
+    """Spectral norm, and the two ratios that describe the shape of the ends; bounds follow from the residuals."""
+    largest, smallest = spectrum.largest, spectrum.smallest
+    top, last, low = float(largest.values[0]), float(largest.values[-1]), float(smallest.values[0])
+    size, end = max((abs(top), largest), (abs(low), smallest), key=lambda pair: pair[0])
+    settings = {**about, "error": "residual"}
+    residual, known = float(end.residuals[0]), bool(end.converged[0])
+    scores = [Score("curvature", "spectral_norm", size, "nats", None, size - residual, size + residual, known, settings)]
+    for name, above, below, r_above, r_below, converged in (
+        ("lambda_ratio", top, last, largest.residuals[0], largest.residuals[-1], bool(largest.converged[[0, -1]].all())),
+        ("negative_ratio", max(0.0, -low), top, smallest.residuals[0], largest.residuals[0],
+         bool(smallest.converged[0] and largest.converged[0])),
+    ):  # fmt: skip
+        if below - r_below <= 0:  # the ratio has no bound, or no meaning
+            continue
+        bounds = max(0.0, float((above - r_above) / (below + r_below))), float((above + r_above) / (below - r_below))
+        scores.append(Score("curvature", name, above / below, "ratio", None, *bounds, converged, settings))
+    return scores
+
+
 def spectrum_scores(spectrum: Spectrum, about: dict[str, Any]) -> list[Score]:
     """The scores of a spectrum."""
     products = spectrum.products
@@ -119,6 +138,7 @@ def spectrum_scores(spectrum: Spectrum, about: dict[str, Any]) -> list[Score]:
     scores = [_eigenvalue("lambda_max", spectrum.largest, 0, eigen)]
     scores += [_eigenvalue(f"lambda_{i + 1}", spectrum.largest, i, eigen) for i in range(len(spectrum.largest.values))]
     scores.append(_eigenvalue("lambda_min", spectrum.smallest, 0, eigen))
+    scores += _ratios(spectrum, eigen)
     probed = {**about, "error": "standard error", "products": products["trace"]}
     square = spectrum.squared_frobenius
     norm = float(np.sqrt(max(square.value, 0.0)))
