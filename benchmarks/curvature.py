@@ -33,6 +33,7 @@ from common import (
 
 SCRIPT = str(Path(__file__).resolve())
 TOP = 5
+MAX_VECTORS = 60  # of the Lanczos basis, as the measure's default
 ACCURACY = 1e-3  # of each eigenvalue, relative
 TRACE_ACCURACY = 0.02  # relative standard error
 VECTORS = (12, 20)  # of ARPACK's basis; 20 is eigsh's default for five eigenvalues
@@ -47,7 +48,7 @@ def _operator(request: dict[str, Any]) -> tuple[Any, Any]:
 
     from ssa_analysis.checkpoints.loading import load_checkpoint
     from ssa_analysis.measures.fixed_loss import contrastive_loss
-    from ssa_analysis.numerics.hessian import Batch, CurvatureOperator
+    from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, graph_memory
 
     torch.set_num_threads(1)
     if "arch" in request:  # untrained, for memory alone
@@ -58,7 +59,8 @@ def _operator(request: dict[str, Any]) -> tuple[Any, Any]:
     encoder.eval()
     parameters = [p for p in encoder.parameters() if p.requires_grad]
     batch = Batch(inputs, contrastive_loss(0.5, None))
-    memory = request.get("memory_gib", 1024) * 2**30
+    size = sum(p.numel() for p in parameters)
+    memory, _ = graph_memory(request.get("memory_gib", 1024) * 2**30, size, parameters[0].element_size(), MAX_VECTORS)
     operator = CurvatureOperator(encoder.embed, [batch], parameters, memory=memory)
     operator.network(inputs[:2])  # libraries load what they load lazily
     return operator, encoder
@@ -452,7 +454,7 @@ def _net_rows(options: argparse.Namespace, data: Any, parts: set[str]) -> Iterat
     trained = "own checkpoint" if options.checkpoint else f"{options.train_epochs} epochs"
     pairs = min(options.pairs, len(data.splits["held-out"]))
     work = f"{arch} width {options.width} ({trained}), {pairs} pairs of {data.name}"
-    problem = {"problem": str(save_problem(f"{arch}-w{options.width}-{pairs}", checkpoint, data, pairs))}
+    problem = {"problem": str(save_problem(f"{arch}-w{options.width}-{data.name}-{pairs}", checkpoint, data, pairs))}
     timed = {**problem, "memory_gib": options.memory}
     if "eigenvalues" in parts:
         yield from eigenvalue_rows(f"{work}, {options.repeats} runs", timed, options.repeats, 20 if smoke else 30)
@@ -491,7 +493,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of the eigenvalues; runs alternate, medians are printed")
     parser.add_argument("--checkpoint", type=Path, help="one of ssa-analyze train; otherwise one is trained and kept")
     parser.add_argument("--train-epochs", type=int, default=6)
-    parser.add_argument("--memory", type=float, default=4.0, help="GiB for our kept graphs in the timed comparisons")
+    parser.add_argument("--memory", type=float, default=8.0, help="GiB that ours may take in the timed comparisons")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--smoke", action="store_true", help="a tiny net on digits, in seconds: the figures mean nothing")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
