@@ -105,15 +105,19 @@ def run_worker(script: str, request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def alternate(script: str, requests: Sequence[dict[str, Any]], repeats: int) -> list[dict[str, Any]]:
-    """Run the requests in turn, ``repeats`` times; each one's last answer with the medians of seconds and memory."""
+def alternate(script: str, requests: Sequence[dict[str, Any]], repeats: int) -> list[list[dict[str, Any]]]:
+    """Run the requests in turn, once for each seed below ``repeats``; the answers of each request, seed by seed."""
     answers: list[list[dict[str, Any]]] = [[] for _ in requests]
-    for _ in range(repeats):
+    for seed in range(repeats):
         for found, request in zip(answers, requests, strict=True):
-            found.append(run_worker(script, request))
-    return [
-        {**found[-1], **{key: statistics.median(a[key] for a in found) for key in ("seconds", "peak_mib")}} for found in answers
-    ]
+            found.append(run_worker(script, {**request, "seed": seed}))
+    return answers
+
+
+def median(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The medians of what the answers hold of seconds, memory, products and error."""
+    keys = ("seconds", "peak_mib", "products", "error")
+    return {key: statistics.median(a[key] for a in answers) for key in keys if key in answers[0]}
 
 
 def compare(work: str, peer: str, ours: dict[str, Any], theirs: dict[str, Any]) -> Row:

@@ -25,6 +25,7 @@ from common import (
     compare,
     load_images,
     measured,
+    median,
     print_rows,
     run_worker,
     save_problem,
@@ -357,22 +358,28 @@ def eigenvalue_rows(work: str, problem: dict[str, Any], repeats: int, reference_
     arpack = [{**problem, "task": "eigenvalues_curvlinops", "tolerance": ACCURACY, "vectors": v} for v in VECTORS]
     default = {**problem, "task": "eigenvalues_pyhessian", "tolerance": 1e-3, "iterations": 100}
 
-    def marked(answer: dict[str, Any]) -> dict[str, Any]:
-        return {**answer, "error": _relative_error(answer["values"], truth)}
+    def marked(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**answer, "error": _relative_error(answer["values"], truth)} for answer in answers]
 
-    mine, power, *linear = (marked(a) for a in alternate(SCRIPT, [ours, default, *arpack], repeats))
-    best = min(range(len(linear)), key=lambda i: linear[i]["seconds"])
-    name = f"top {TOP} eigenvalues, {work}"
+    mine, power, *linear = (marked(found) for found in alternate(SCRIPT, [ours, default, *arpack], repeats))
+    best = min(range(len(linear)), key=lambda i: median(linear[i])["seconds"])
+    name, engine = f"top {TOP} eigenvalues, {work}", median(mine)
     how = f"curvlinops + eigsh, tol {ACCURACY:g}, {VECTORS[best]} vectors (the faster of {' and '.join(map(str, VECTORS))})"
-    yield compare(name, how, mine, linear[best])
-    yield compare(name, "PyHessian, default tolerance 1e-3", mine, power)
+    yield compare(name, how, engine, median(linear[best]))
+    yield compare(name, "PyHessian, default tolerance 1e-3", engine, median(power))
     for tolerance in (1e-3, 1e-4, 1e-5, 1e-6):
         if tolerance < 1e-3:
-            power = marked(run_worker(SCRIPT, {**default, "tolerance": tolerance, "iterations": 2000}))
-        if power["error"] <= ACCURACY:
-            yield compare(name, f"PyHessian, tolerance {tolerance:g}, the first of 1e-3, 1e-4, .. to be right", mine, power)
+            power = []
+            for seed in range(repeats):
+                request = {**default, "tolerance": tolerance, "iterations": 2000, "seed": seed}
+                power += marked([run_worker(SCRIPT, request)])
+                if power[-1]["error"] > ACCURACY:
+                    break
+        if max(found["error"] for found in power) <= ACCURACY:
+            how = f"PyHessian, tolerance {tolerance:g}, the first of 1e-3, 1e-4, .. to be right with every seed"
+            yield compare(name, how, engine, median(power))
             return
-    yield compare(name, "PyHessian, tolerance 1e-6, still not right", mine, power)
+    yield compare(name, "PyHessian, tolerance 1e-6, still not right", engine, median(power))
 
 
 def trace_rows(work: str, problem: dict[str, Any], samples: int) -> Iterator[Row]:
@@ -457,7 +464,7 @@ def _net_rows(options: argparse.Namespace, data: Any, parts: set[str]) -> Iterat
     problem = {"problem": str(save_problem(f"{arch}-w{options.width}-{data.name}-{pairs}", checkpoint, data, pairs))}
     timed = {**problem, "memory_gib": options.memory}
     if "eigenvalues" in parts:
-        yield from eigenvalue_rows(f"{work}, {options.repeats} runs", timed, options.repeats, 20 if smoke else 30)
+        yield from eigenvalue_rows(f"{work}, {options.repeats} seeds", timed, options.repeats, 20 if smoke else 30)
     if "trace" in parts:
         yield from trace_rows(work, timed, 5 if smoke else 10)
     if "memory" in parts:
@@ -477,7 +484,7 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         small = trained_checkpoint(
             data, arch="convnet", width=2 if smoke else 4, projector=(8, 4) if smoke else (16, 8), epochs=1 if smoke else 10
         )
-        tiny = {"problem": str(save_problem("small-net", small, data, 32 if smoke else 128))}
+        tiny = {"problem": str(save_problem(f"small-net-{data.name}", small, data, 32 if smoke else 128))}
         settings = [(1, 20)] if smoke else [(1, 100), (5, 100), (10, 100)]
         yield from density_rows(f"convnet on {data.name}", tiny, settings, 1 if smoke else 7)
 
@@ -490,7 +497,7 @@ def main() -> None:
     parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=3, help="of the eigenvalues; runs alternate, medians are printed")
+    parser.add_argument("--repeats", type=int, default=3, help="seeds of the eigenvalues; sides alternate, medians are printed")
     parser.add_argument("--checkpoint", type=Path, help="one of ssa-analyze train; otherwise one is trained and kept")
     parser.add_argument("--train-epochs", type=int, default=6)
     parser.add_argument("--memory", type=float, default=8.0, help="GiB that ours may take in the timed comparisons")
