@@ -81,6 +81,7 @@ def test_products_of_both_are_those_of_the_dense_hessian(loss: str, scope: str) 
     vector = torch.randn(operator.size, generator=torch.Generator().manual_seed(2))
     expected = dense(loss, scope) @ vector.numpy()
     with lent(operator, net):
+        assert {id(p) for p in net.parameters() if p.requires_grad} == {id(p) for p in operator.parameters}
         linear = build_curvlinops(operator, net)
         np.testing.assert_allclose((linear @ vector).numpy(), expected, atol=1e-5)
         assert linear.products == 1
