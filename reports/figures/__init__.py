@@ -51,7 +51,7 @@ FIGURES = (
     ),
     FigureEntry(
         "eigenvalues",
-        "Largest Hessian eigenvalues of the contrastive loss",
+        "Largest Hessian eigenvalues of the loss",
         "Bars through the points are residual bounds, mostly smaller than the marker.",
         eigenvalues,
     ),
