@@ -23,6 +23,7 @@ from ssa_analysis.cli.common import (
 )
 
 from ssa_analysis.checkpoints.own_model import OwnModel
+from ssa_analysis.measures.curvature import BACKENDS
 from ssa_analysis.measures.fixed_loss import LOSSES
 from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.running.executors import EXECUTORS
@@ -59,6 +60,13 @@ from ssa_analysis.score import Score
     type=click.Choice(LOSSES),
     help="Loss whose curvature, flatness and landscape are measured.",
 )
+@click.option(
+    "--backend",
+    default="lanczos",
+    show_default=True,
+    type=click.Choice(BACKENDS),
+    help="What computes the curvature: ours, or another library through an adapter.",
+)
 @click.option("--tau", type=float, help="Temperature of the contrastive loss; default: the checkpoint's own, else 0.5.")
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option(
@@ -70,7 +78,7 @@ from ssa_analysis.score import Score
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
     model: str | None, normalise: str | None, store_path: str, measures: str | None, assignments: tuple[str, ...], views: str,
-    loss: str, tau: float | None, seed: int, workers: int, device: str, as_json: bool,
+    loss: str, backend: str, tau: float | None, seed: int, workers: int, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure CHECKPOINTs (files, globs, folders) and keep the scores.
 
@@ -84,8 +92,9 @@ def command(
     """
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
     names = [m.strip() for m in measures.split(",") if m.strip()] if measures is not None else default_measures()
-    run_and_print(checkpoints, spec, names, parse_settings(assignments), {"views": views, "tau": tau, "loss": loss}, seed,
-                  store_path, workers, device, as_json, own_model(model, normalise))  # fmt: skip
+    shared = {"views": views, "tau": tau, "loss": loss, "backend": backend}
+    run_and_print(checkpoints, spec, names, parse_settings(assignments), shared, seed, store_path, workers, device, as_json,
+                  own_model(model, normalise))  # fmt: skip
 
 
 def run_and_print(
