@@ -470,7 +470,7 @@ def _net_rows(options: argparse.Namespace, data: Any, parts: set[str]) -> Iterat
     if "memory" in parts:
         yield from memory_rows(work, problem, 0.001 if smoke else 0.5)
         if not smoke:
-            yield large_net_row("resnet50", 32, 4.0, 4)
+            yield large_net_row("resnet50", 16, 8.0, 3)
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
