@@ -49,7 +49,8 @@ def _operator(request: dict[str, Any]) -> tuple[Any, Any]:
 
     from ssa_analysis.checkpoints.loading import load_checkpoint
     from ssa_analysis.measures.fixed_loss import contrastive_loss
-    from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, graph_memory
+    from ssa_analysis.numerics.graph_memory import graph_memory
+    from ssa_analysis.numerics.hessian import Batch, CurvatureOperator
 
     torch.set_num_threads(1)
     if "arch" in request:  # untrained, for memory alone

@@ -14,7 +14,7 @@ from ssa_analysis.measures.backends.pyhessian_backend import pyhessian_scores
 from ssa_analysis.measures.base import measure
 from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator, loss_modules
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.numerics.hessian import graph_memory
+from ssa_analysis.numerics.graph_memory import graph_memory
 from ssa_analysis.numerics.lanczos import Eigenpairs
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.numerics.spectrum import Spectrum, analyse_spectrum

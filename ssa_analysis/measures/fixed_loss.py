@@ -27,7 +27,8 @@ from ssa_analysis.measures.base import MeasureSettings, loss_parameters, make_vi
 from ssa_analysis.measures.probing import fit_probe
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.contrastive import check_temperature, nt_xent_from_similarities
-from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, Loss, graph_memory
+from ssa_analysis.numerics.graph_memory import graph_memory
+from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, Loss
 from ssa_analysis.registry import unknown_name
 
 LOSSES = ("contrastive", "supervised")
@@ -107,7 +108,7 @@ def fixed_operator(
     """The curvature operator of that loss over the weights in scope, after the determinism check.
 
     ``basis`` is how many vectors of all weights the caller means to hold beside it; they share ``settings.memory`` by
-    the rule of :func:`~ssa_analysis.numerics.hessian.graph_memory`.
+    the rule of :func:`~ssa_analysis.numerics.graph_memory.graph_memory`.
 
     Its ``names`` are those of the encoder: ``backbone.``, ``projector.`` or ``classifier.`` and the name inside. Its
     parameters are the encoder's own, and require gradients from now on; nothing else of the encoder changes.

@@ -24,7 +24,8 @@ from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator, 
 from ssa_analysis.measures.probing import fit_probe
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.contrastive import nt_xent
-from ssa_analysis.numerics.hessian import TEMPORARIES, VECTORS, flatten
+from ssa_analysis.numerics.graph_memory import TEMPORARIES, VECTORS
+from ssa_analysis.numerics.hessian import flatten
 from ssa_analysis.numerics.seeding import seeded
 
 HALF = (0.5, 0.5, 0.5)
