@@ -47,7 +47,6 @@ def spectral_density(frame: pd.DataFrame) -> Figure | None:
     with styled():
         for _, method, arrays in curves:
             grid, density = np.array(arrays["eigenvalue"]), np.array(arrays["density"], float)
-            error = np.nan_to_num(np.array([np.nan if e is None else e for e in arrays["stderr"]], float))
             colour = method_style(method, methods)["color"]
             axes.plot(
                 grid,
@@ -56,8 +55,8 @@ def spectral_density(frame: pd.DataFrame) -> Figure | None:
                 alpha=0.85,
                 label=None if method in seen else plain(method_label(method)),
             )
-            low, high = np.maximum(density - error, floor), np.maximum(density + error, floor)
-            axes.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
+            low, high = (np.array(arrays.get(edge, density), float) for edge in ("low", "high"))  # None is NaN: no band there
+            axes.fill_between(grid, np.maximum(low, floor), np.maximum(high, floor), color=colour, alpha=0.15, linewidth=0)
             seen.add(method)
         axes.set_yscale("log")
         axes.set_ylim(bottom=floor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import SettingsError
+from ssa_analysis.measures.backends.adapter import density_arrays
 from ssa_analysis.measures.backends.curvlinops_backend import curvlinops_scores
 from ssa_analysis.measures.backends.pyhessian_backend import pyhessian_scores
 from ssa_analysis.measures.base import measure
@@ -50,7 +52,7 @@ class CurvatureSettings(FixedLossSettings):
     backend: str = "lanczos"
 
 
-@measure("curvature", "Hessian eigenvalues, trace, norms and spectral density of the loss", CurvatureSettings, revision=3)
+@measure("curvature", "Hessian eigenvalues, trace, norms and spectral density of the loss", CurvatureSettings, revision=4)
 def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list[Score]:
     """Scores ``lambda_max``, ``lambda_1 .. lambda_k``, ``lambda_min``, ``trace``, ``frobenius``, and what follows from them.
 
@@ -141,23 +143,15 @@ def spectrum_scores(spectrum: Spectrum, about: dict[str, Any]) -> list[Score]:
     scores += _ratios(spectrum, eigen)
     probed = {**about, "error": "standard error", "products": products["trace"]}
     square = spectrum.squared_frobenius
-    norm = float(np.sqrt(max(square.value, 0.0)))
-    # first order: d sqrt(s) = ds / (2 sqrt(s)), d(t^2/s) = 2 t dt / s - t^2 ds / s^2, the two errors taken as independent
-    norm_error = square.stderr / (2 * norm) if norm else 0.0
-    rank = spectrum.effective_rank
-    trace_share = spectrum.trace.stderr / max(abs(spectrum.trace.value), 1e-300)
-    relative = np.hypot(2 * trace_share, square.stderr / max(square.value, 1e-300))
+    norm, low, high = (math.sqrt(max(v, 0.0)) for v in (square.value, square.low, square.high))
+    error = square.stderr / (2 * norm) if norm else 0.0
     density = spectrum.density
-    arrays = {
-        "eigenvalue": density.grid.tolist(),
-        "density": density.density.tolist(),
-        "stderr": [None if np.isnan(e) else float(e) for e in density.stderr],
-    }
-    quadrature = {**probed, "over": "probes; the quadrature has a bias of its own", "products": products["density"]}
+    arrays = density_arrays(density.grid, density.density, density.low, density.high)
+    quadrature = {**probed, "over": "probes and nodes", "width": density.width, "products": products["density"]}
     return [
         *scores,
         Score.of_interval("curvature", "trace", spectrum.trace, "nats", converged=spectrum.trace_converged, settings=probed),
-        Score.estimate("curvature", "frobenius", norm, norm_error, "nats", settings=probed),
-        Score.estimate("curvature", "effective_rank", rank, float(rank * relative), "dimensions", settings=probed),
+        Score("curvature", "frobenius", norm, "nats", error, low, high, settings=probed),
+        Score.of_interval("curvature", "effective_rank", spectrum.effective_rank, "dimensions", settings=probed),
         Score.of_interval("curvature", "negative_mass", spectrum.negative_mass, "share", settings=quadrature, arrays=arrays),
     ]

@@ -20,6 +20,11 @@ class Interval:
     high: float
 
 
+def exactly(value: float) -> Interval:
+    """A number without error."""
+    return Interval(value, 0.0, value, value)
+
+
 def bootstrap(
     statistic: Callable[[np.ndarray], float],
     size: int,
@@ -59,12 +64,20 @@ def jackknife_stderr(leave_one_out: np.ndarray) -> float:
     return float(np.sqrt((n - 1) / n * np.square(leave_one_out - leave_one_out.mean()).sum()))
 
 
+def student_reach(count: int) -> float:
+    """Half the width of Student's 95 % interval of a mean over ``count`` values, in units of their standard deviation.
+
+    NaN for a single value.
+    """
+    return float(t_law.ppf(0.975, count - 1) / np.sqrt(count)) if count > 1 else float("nan")
+
+
 def mean_interval(values: np.ndarray) -> Interval:
     """Mean of ``(n,)`` independent values with its standard error and Student's 95 % interval."""
     values = np.asarray(values, dtype=float)
-    value, stderr = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
-    reach = float(t_law.ppf(0.975, len(values) - 1)) * stderr
-    return Interval(value, stderr, value - reach, value + reach)
+    value, spread = float(values.mean()), float(values.std(ddof=1))
+    reach = student_reach(len(values)) * spread
+    return Interval(value, spread / np.sqrt(len(values)), value - reach, value + reach)
 
 
 def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:

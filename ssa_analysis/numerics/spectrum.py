@@ -14,28 +14,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.stats import t as t_law
 from torch import Tensor
 
 from ssa_analysis.numerics.lanczos import Eigenpairs, Krylov, MatVec, eigenpairs, krylov_space, random_vector
-from ssa_analysis.numerics.resampling import Interval, mean_interval
+from ssa_analysis.numerics.quadrature import Density, Quadrature, Rule, averaged_gauss, negative_mass, spectral_density
+from ssa_analysis.numerics.resampling import Interval, exactly, mean_interval
 
 MatMat = Callable[[Tensor], Tensor]
 MIN_TRACE_PROBES = 4  # a standard error from fewer says little
-LINE_TOLERANCE = 0.02  # residual, relative to the value, up to which a Ritz value is a line of the density
-
-
-@dataclass(frozen=True)
-class Density:
-    """Eigenvalue density on a grid, integrating to one, with the spread over its probes.
-
-    ``nodes`` and ``weights`` are the same density before it is widened: a law on the line, of total mass one.
-    """
-
-    grid: np.ndarray  # (g,)
-    density: np.ndarray  # (g,)
-    stderr: np.ndarray  # (g,)
-    nodes: np.ndarray  # (k,)
-    weights: np.ndarray  # (k,)
+LINE_TOLERANCE = 0.005  # residual, relative to the value, up to which a Ritz value is a line of the density
+LINE_SIZE = 0.02  # of the largest in size, below which none is: the lines should be few
+WITNESS_SLACK = 0.02  # relative to an eigenvalue, by which a witness must surpass it
 
 
 @dataclass(frozen=True)
@@ -46,24 +36,11 @@ class Spectrum:
     smallest: Eigenpairs
     trace: Interval
     squared_frobenius: Interval
+    effective_rank: Interval  # participation ratio (tr H)^2 / |H|_F^2
     negative_mass: Interval  # sum of |lambda| below zero over the sum of |lambda|
     density: Density
     trace_converged: bool
     products: dict[str, int]  # of the eigenvalues, the trace, the density
-
-    @property
-    def effective_rank(self) -> float:
-        """Participation ratio ``(tr H)^2 / |H|_F^2``."""
-        return self.trace.value**2 / max(self.squared_frobenius.value, 1e-300)
-
-
-@dataclass(frozen=True)
-class Quadrature:
-    """A law on the line that stands for the eigenvalues of an operator."""
-
-    nodes: np.ndarray  # (k,)
-    weights: np.ndarray  # (k,) summing to one
-    products: int
 
 
 def _row_by_row(matvec: MatVec) -> MatMat:
@@ -122,26 +99,6 @@ class _Rest:
         return [averaged_gauss(a, b) for a, b in zip(diagonals, offs, strict=True)], starts, first
 
 
-def averaged_gauss(diagonal: Sequence[float], off: Sequence[float]) -> Quadrature:
-    """The generalised averaged Gauss rule (Spalevic 2007) of ``s`` Lanczos steps: ``2 s - 1`` nodes for the same products.
-
-    The Jacobi matrix is followed by its own mirror image; its nodes include the Gauss nodes of one step less. Nodes that
-    this throws out of the Ritz values' range are put at its ends, so that a semi-definite operator gets none on the
-    wrong side of zero.
-
-    Args:
-        diagonal, off: ``(s,)`` Lanczos coefficients, ``off`` with the norm that the next vector would have.
-    """
-    s = len(diagonal)
-    ritz = np.linalg.eigvalsh(_jacobi(diagonal, off[: s - 1]))
-    nodes, coordinates = np.linalg.eigh(_jacobi([*diagonal, *diagonal[-2::-1]], [*off[: 2 * s - 2], *off[: s - 2][::-1]]))
-    return Quadrature(nodes.clip(ritz[0], ritz[-1]), coordinates[0] ** 2, s)
-
-
-def _jacobi(diagonal: Sequence[float], off: Sequence[float]) -> np.ndarray:
-    return np.asarray(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
-
-
 def _split(krylov: Krylov) -> tuple[np.ndarray, Tensor, list[Quadrature]]:
     """What a Krylov space says of the density.
 
@@ -150,20 +107,13 @@ def _split(krylov: Krylov) -> tuple[np.ndarray, Tensor, list[Quadrature]]:
         start vector without the converged ones is a probe as well. (After a restart it is not known any more.)
     """
     values, coordinates, residuals = krylov.ritz()
-    settled = (residuals <= LINE_TOLERANCE * np.abs(values)) & (np.abs(values) > LINE_TOLERANCE * np.abs(values).max())
+    settled = (residuals <= LINE_TOLERANCE * np.abs(values)) & (np.abs(values) > LINE_SIZE * np.abs(values).max())
     own = []
     weights = coordinates[0, ~settled] ** 2
     if not krylov.restarted and weights.sum() > 0:
-        own.append(Quadrature(values[~settled], weights / weights.sum(), 0))
+        rule = Rule(values[~settled], weights / weights.sum())
+        own.append(Quadrature(rule, rule, 0))
     return values[settled], krylov.vectors(coordinates[:, settled]), own
-
-
-def _shifted(interval: Interval, by: float) -> Interval:
-    return Interval(interval.value + by, interval.stderr, interval.low + by, interval.high + by)
-
-
-def _exactly(value: float) -> Interval:
-    return Interval(value, 0.0, value, value)
 
 
 class _Moments:
@@ -176,8 +126,10 @@ class _Moments:
         self.krylov, self.tolerance = krylov, tolerance
         self.known = float(np.trace(krylov.projected))
         self.known_square = float(np.square(krylov.projected).sum() + krylov.next_norm**2)
+        self.complete = len(krylov.basis) == krylov.basis.shape[1]
         self.traces: list[float] = []
-        self.squares: list[float] = []
+        self.squares: list[float] = []  # |H P r|^2
+        self.inner_squares: list[float] = []  # |P H P r|^2
 
     def add(self, starts: Tensor, images: Tensor) -> None:
         """Probes ``x (b, n)`` with ``H x``; what they have inside the Krylov space is taken out by ``H Q = Q T + ...``."""
@@ -189,14 +141,53 @@ class _Moments:
         rest = rest - (self.krylov.next_norm * inside[:, -1:]) * self.krylov.next_vector
         self.traces += (outside.double() * rest.double()).sum(1).tolist()
         self.squares += rest.double().square().sum(1).tolist()
+        inner = rest - (rest @ q.T) @ q
+        self.inner_squares += inner.double().square().sum(1).tolist()
+
+    def _trace_spread(self) -> tuple[float, float]:
+        """Standard error of the trace, and the degrees of freedom of what it is made from.
+
+        A Rademacher sample has the variance ``2 |P H P|_F^2``, less twice the squared diagonal, and ``|P H P r|^2`` is an
+        unbiased sample of that norm whose own spread is far less than that of the samples' variance. With the
+        samples' variance, four probes that happen to agree would end the run: intervals of 95 % then held the
+        trace in as little as 70 % of the runs.
+        """
+        count, squares = len(self.inner_squares), np.array(self.inner_squares)
+        mean = float(squares.mean())
+        share = squares.std(ddof=1) / max(mean, 1e-300) / np.sqrt(count)
+        return float(np.sqrt(2 * mean / count)), max(count - 1, 2 / max(float(share) ** 2, 1e-12))
 
     @property
     def trace(self) -> Interval:
-        return _shifted(mean_interval(np.array(self.traces)), self.known)
+        """The trace; the error from the norm of the rest (see :meth:`_trace_spread`)."""
+        if self.complete:
+            return exactly(self.known)
+        value = self.known + float(np.mean(self.traces))
+        stderr, freedom = self._trace_spread()
+        reach = float(t_law.ppf(0.975, freedom)) * stderr
+        return Interval(value, stderr, value - reach, value + reach)
 
     @property
     def square(self) -> Interval:
-        return _shifted(mean_interval(np.array(self.squares)), self.known_square)
+        """The squared Frobenius norm; Student's interval of the rest's part on its logarithm, for the samples are skewed."""
+        if self.complete:
+            return exactly(self.known_square)
+        rest = mean_interval(np.array(self.squares))
+        factor = float(np.exp(min(50.0, (rest.high - rest.value) / max(rest.value, 1e-300))))
+        value = self.known_square + rest.value
+        return Interval(value, rest.stderr, self.known_square + rest.value / factor, self.known_square + rest.value * factor)
+
+    @property
+    def effective_rank(self) -> Interval:
+        """``(tr H)^2 / |H|_F^2``, both from the same probes; the error to first order, with their covariance."""
+        trace, square = self.trace.value, max(self.square.value, 1e-300)
+        value = trace**2 / square
+        if self.complete:
+            return exactly(value)
+        influence = 2 * trace / square * np.array(self.traces) - value / square * np.array(self.squares)
+        spread = mean_interval(influence)
+        reach = spread.high - spread.value
+        return Interval(value, spread.stderr, max(0.0, value - reach), value + reach)
 
     @property
     def converged(self) -> bool:
@@ -210,84 +201,6 @@ class _Moments:
         return len(self.traces) - before
 
 
-def trace_and_frobenius(
-    matvec: MatVec, krylov: Krylov, *, tolerance: float, min_probes: int = MIN_TRACE_PROBES, max_probes: int = 64, seed: int = 0
-) -> tuple[Interval, Interval, bool, int]:
-    """Trace and squared Frobenius norm with standard errors, and whether the trace's is within ``tolerance`` of it.
-
-    What the basis spans is exact, the probes see the rest. A basis that spans everything leaves no error.
-    """
-    moments = _Moments(krylov, tolerance)
-    if len(krylov.basis) == krylov.basis.shape[1]:
-        return _exactly(moments.known), _exactly(moments.known_square), True, 0
-    rest = _Rest(_row_by_row(matvec), krylov.basis, float(np.abs(krylov.projected).max()), seed)
-    products = moments.fill(rest, min_probes, max_probes)
-    return moments.trace, moments.square, moments.converged, products
-
-
-def _density(
-    lines: np.ndarray, probes: list[Quadrature], size: int, grid_points: int, relative_width: float
-) -> tuple[Density, Interval]:
-    """Density and negative mass of lines of mass 1/n each, and of the probes' quadratures for what is left."""
-    share = 1 - len(lines) / size
-    nodes = np.concatenate([lines, *(p.nodes for p in probes)])
-    low, high = nodes.min(), nodes.max()
-    width = relative_width * max(high - low, 1e-12)
-    grid = np.linspace(low - 5 * width, high + 5 * width, grid_points)
-
-    def curve(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        bumps = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2) / (width * np.sqrt(2 * np.pi))
-        return np.asarray((weights * bumps).sum(1))
-
-    fixed = curve(lines, np.full(len(lines), 1 / size))
-    negative_lines, all_lines = float(-lines[lines < 0].sum()) / size, float(np.abs(lines).sum()) / size
-    if not probes:
-        mass = negative_lines / max(all_lines, 1e-300)
-        flat = np.full(len(lines), 1 / size)
-        return Density(grid, fixed, np.zeros_like(fixed), lines, flat), _exactly(mass)
-    curves = np.stack([fixed + share * curve(p.nodes, p.weights) for p in probes])
-    below = np.array([share * -(p.weights * p.nodes)[p.nodes < 0].sum() for p in probes])
-    total = np.array([share * (p.weights * np.abs(p.nodes)).sum() for p in probes])
-    root = np.sqrt(len(probes))
-    spread = curves.std(0, ddof=1) / root if len(probes) > 1 else np.full(grid_points, np.nan)
-    weights = np.concatenate([np.full(len(lines), 1 / size), *(share / len(probes) * p.weights for p in probes)])
-    negative = mean_interval((negative_lines + below) / np.maximum(all_lines + total, 1e-300))
-    return Density(grid, curves.mean(0), spread, nodes, weights), negative
-
-
-def deflated_density(
-    matvec: MatVec,
-    size: int,
-    known: Eigenpairs,
-    *,
-    probes: int = 4,
-    steps: int = 8,
-    grid_points: int = 400,
-    relative_width: float = 0.01,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> tuple[Density, Interval, int]:
-    """Density by stochastic Lanczos quadrature (Ghorbani et al. 2019) off the converged pairs of ``known``.
-
-    Each node is widened to a Gaussian of ``relative_width`` of the range. The converged eigenvalues are lines of mass
-    1/n each, at their place, without error.
-
-    Returns:
-        The density; the negative mass, ``sum |lambda| over lambda < 0`` divided by ``sum |lambda|``; the products
-        spent. The mass weighs by size because the *number* of negative eigenvalues cannot be known: a network's
-        Hessian has a vast near-null space, whose signs are rounding.
-    """
-    lines = known.values[known.converged]
-    found: list[Quadrature] = []
-    if len(lines) < size:
-        vectors = known.vectors[torch.from_numpy(known.converged)].to(device=device, dtype=dtype)
-        rest = _Rest(_row_by_row(matvec), vectors, float(np.abs(known.values).max(initial=0.0)), seed)
-        found, _, _ = rest.probe(probes, steps)
-    density, negative = _density(lines, found, size, grid_points, relative_width)
-    return density, negative, sum(p.products for p in found)
-
-
 def _witnessed(pairs: Eigenpairs, lines: np.ndarray, found: Sequence[float], sign: float) -> Eigenpairs:
     """Take ``converged`` back from every eigenvalue that something orthogonal to the lines surpasses.
 
@@ -296,7 +209,7 @@ def _witnessed(pairs: Eigenpairs, lines: np.ndarray, found: Sequence[float], sig
     a multiple one. It says nothing of pairs that are not among the lines. ``sign`` is -1 for the smallest.
     """
     highest = max(sign * value for value in found)
-    slack = pairs.residuals + LINE_TOLERANCE * np.abs(pairs.values)
+    slack = pairs.residuals + WITNESS_SLACK * np.abs(pairs.values)
     beaten = np.isin(pairs.values, lines) & (sign * pairs.values + slack < highest)
     return replace(pairs, converged=pairs.converged & ~beaten)
 
@@ -342,29 +255,27 @@ def analyse_spectrum(
     largest, smallest = (eigenpairs(krylov, which, k, tolerance) for which, k in (("largest", top), ("smallest", max(1, bottom))))
     moments = _Moments(krylov, trace_tolerance)
     counts = {"eigenvalues": krylov.products, "trace": 0, "density": 0}
-    if len(krylov.basis) == size:
-        trace, square, trace_converged = _exactly(moments.known), _exactly(moments.known_square), True
-        density, negative = _density(krylov.ritz()[0], [], size, 400, 0.01)
-    else:
+    lines, quadratures = krylov.ritz()[0], []
+    if not moments.complete:
         on_stage("density")
         lines, vectors, quadratures = _split(krylov)
         rest = _Rest(matmat or _row_by_row(matvec), vectors, float(np.abs(krylov.projected).max()), seed + 1)
         probed, starts, images = rest.probe(max(1, density_probes), max(1, density_steps))
         moments.add(starts, images)
         counts["density"] = sum(p.products for p in probed)
-        density, negative = _density(lines, quadratures + probed, size, 400, 0.01)
-        largest = _witnessed(largest, lines, [p.nodes.max() for p in probed], 1.0)
-        smallest = _witnessed(smallest, lines, [p.nodes.min() for p in probed], -1.0)
+        quadratures += probed
+        largest = _witnessed(largest, lines, [p.rule.nodes.max() for p in probed], 1.0)
+        smallest = _witnessed(smallest, lines, [p.rule.nodes.min() for p in probed], -1.0)
         on_stage("trace")
         counts["trace"] = moments.fill(rest, min(MIN_TRACE_PROBES, trace_probes), trace_probes, together=2)
-        trace, square, trace_converged = moments.trace, moments.square, moments.converged
     return Spectrum(
         largest=largest,
         smallest=smallest,
-        trace=trace,
-        squared_frobenius=square,
-        negative_mass=negative,
-        density=density,
-        trace_converged=trace_converged,
+        trace=moments.trace,
+        squared_frobenius=moments.square,
+        effective_rank=moments.effective_rank,
+        negative_mass=negative_mass(lines, quadratures, size),
+        density=spectral_density(lines, quadratures, size),
+        trace_converged=moments.complete or moments.converged,
         products=counts,
     )

@@ -104,3 +104,21 @@ def test_krylov_relation_and_residual_bound_hold_for_any_spectrum(
     ritz, _, bounds = krylov.ritz()
     for value, bound in zip(ritz, bounds, strict=True):
         assert np.abs(values - value).min() <= bound + 1e-7 * scale
+
+
+@pytest.mark.parametrize("name", ["gapped", "clustered", "plus and minus"])
+@pytest.mark.parametrize("max_vectors", [200, 16])
+def test_in_single_precision_the_residuals_bound_those_that_a_product_shows(name: str, max_vectors: int) -> None:
+    """Far beyond its tolerance the recurrence claims residuals that float32 products cannot have."""
+    matrix = dense_with(SPECTRA[name], dtype=torch.float32)
+    krylov = krylov_space(
+        lambda v: matrix @ v, random_vector(len(matrix), 0, "cpu", torch.float32), top=3, max_products=60, max_vectors=max_vectors
+    )
+    found = eigenpairs(krylov, "largest", 3, 1e-3)
+    vectors, exact = found.vectors.double(), torch.from_numpy(found.values)
+    shown = (vectors @ matrix.double() - exact[:, None] * vectors).norm(dim=1).numpy()
+    assert (shown <= found.residuals).all()
+    assert (found.residuals <= 1e-4 * np.abs(SPECTRA[name]).max()).all()
+    truth = np.sort(np.linalg.eigvalsh(matrix.double().numpy()))[::-1][:3]
+    assert (np.abs(found.values - truth) <= found.errors).all()
+    assert not eigenpairs(krylov, "largest", 3, 1e-9).converged.any()

@@ -1,13 +1,16 @@
-"""Trace, norm and density from one run, on operators whose spectrum is known; coverage of the errors."""
+"""Trace, norm and density from one run, on operators whose spectrum is known (coverage: test_spectrum_coverage.py)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ssa_analysis.numerics.lanczos import eigenpairs, krylov_space, random_vector
-from ssa_analysis.numerics.spectrum import _Moments, analyse_spectrum, averaged_gauss, deflated_density, trace_and_frobenius
+from ssa_analysis.numerics.lanczos import krylov_space, random_vector
+from ssa_analysis.numerics.quadrature import averaged_gauss
+from ssa_analysis.numerics.spectrum import Spectrum, _Moments, analyse_spectrum
 from ssa_analysis.numerics.transport import wasserstein_1d
 
 BULK = np.concatenate([[100, 50, 20, 10, 5], np.linspace(-0.5, 1, 295)])
@@ -23,51 +26,45 @@ def matrix() -> torch.Tensor:
     return dense_with(BULK)
 
 
-def test_trace_and_norm_cover_the_truth(matrix: torch.Tensor) -> None:
-    inside = np.zeros(2)
-    for seed in range(200):
-        krylov = krylov_space(lambda v: matrix @ v, random_vector(300, seed, "cpu", torch.float64), max_products=12)
-        trace, square, _, _ = trace_and_frobenius(lambda v: matrix @ v, krylov, tolerance=0.0, max_probes=8, seed=1000 + seed)
-        inside += [trace.low <= BULK.sum() <= trace.high, square.low <= np.square(BULK).sum() <= square.high]
-    # nominal 95 %: below 178 of 200 has a chance of 1e-3 even at 93 %
-    assert (inside >= 178).all(), inside
+def run(matrix: torch.Tensor, **options: Any) -> Spectrum:
+    return analyse_spectrum(lambda v: matrix @ v, len(matrix), dtype=matrix.dtype, matmat=lambda rows: rows @ matrix, **options)
 
 
 def test_the_krylov_basis_takes_most_of_the_noise_out(matrix: torch.Tensor) -> None:
-    errors = {}
-    for products in (1, 15):
-        krylov = krylov_space(lambda v: matrix @ v, random_vector(300, 0, "cpu", torch.float64), max_products=products)
-        errors[products] = trace_and_frobenius(lambda v: matrix @ v, krylov, tolerance=0.0, max_probes=20)[0].stderr
+    errors = {
+        products: run(matrix, tolerance=0.0, max_products=products, trace_tolerance=0.0, trace_probes=20).trace.stderr
+        for products in (1, 15)
+    }
     assert errors[15] < 0.2 * errors[1]
 
 
 def test_a_complete_basis_leaves_no_error() -> None:
-    small = torch.diag(torch.tensor([2.0, -1.0, 4.0], dtype=torch.float64))
-    krylov = krylov_space(lambda v: small @ v, random_vector(3, 0, "cpu", torch.float64))
-    trace, square, converged, products = trace_and_frobenius(lambda v: small @ v, krylov, tolerance=0.01)
-    assert trace.value == pytest.approx(5)
-    assert square.value == pytest.approx(21)
-    assert trace.stderr == square.stderr == products == 0
-    assert converged
+    found = run(torch.diag(torch.tensor([2.0, -1.0, 4.0], dtype=torch.float64)), tolerance=0.0)
+    assert found.trace.value == pytest.approx(5)
+    assert found.squared_frobenius.value == pytest.approx(21)
+    assert found.effective_rank.value == pytest.approx(25 / 21)
+    assert found.negative_mass.value == pytest.approx(1 / 7)
+    assert found.trace.stderr == found.squared_frobenius.stderr == found.effective_rank.stderr == 0
+    assert found.products == {"eigenvalues": 3, "trace": 0, "density": 0}
+    assert found.trace_converged
+    np.testing.assert_array_equal(found.density.low, found.density.high)
 
 
 def test_the_trace_stops_at_its_tolerance_or_says_that_it_did_not(matrix: torch.Tensor) -> None:
-    krylov = krylov_space(lambda v: matrix @ v, random_vector(300, 0, "cpu", torch.float64), max_products=10)
-    trace, _, converged, products = trace_and_frobenius(lambda v: matrix @ v, krylov, tolerance=0.02)
-    assert converged
-    assert trace.stderr <= 0.02 * abs(trace.value)
-    assert products < 64
-    assert not trace_and_frobenius(lambda v: matrix @ v, krylov, tolerance=1e-9, max_probes=5)[2]
+    found = run(matrix, max_products=10, trace_tolerance=0.02)
+    assert found.trace_converged
+    assert found.trace.stderr <= 0.02 * abs(found.trace.value)
+    assert found.products["trace"] + 4 < 64
+    short = run(matrix, max_products=10, trace_tolerance=1e-9, trace_probes=5)
+    assert not short.trace_converged
+    assert short.products["trace"] == 1
 
 
 def test_the_density_integrates_to_one_and_has_the_spectrums_mean(matrix: torch.Tensor) -> None:
-    krylov = krylov_space(lambda v: matrix @ v, random_vector(300, 0, "cpu", torch.float64), top=5, tolerance=1e-6)
-    known = eigenpairs(krylov, "largest", 5, 1e-4)
-    density, mass, products = deflated_density(
-        lambda v: matrix @ v, 300, known, probes=10, steps=15, grid_points=6000, seed=1, dtype=torch.float64
-    )
+    found = run(matrix, tolerance=1e-6, density_probes=10, density_steps=15, seed=1)
+    density, mass = found.density, found.negative_mass
     step = density.grid[1] - density.grid[0]
-    assert products == 150
+    assert found.products["density"] == 150
     assert density.density.sum() * step == pytest.approx(1, abs=1e-3)
     mean = (density.grid * density.density).sum() * step
     assert mean == pytest.approx(BULK.mean(), abs=0.03)
@@ -89,7 +86,7 @@ def test_effective_rank_of_a_projection_is_its_rank() -> None:
     matrix = dense_with(np.concatenate([np.ones(7), np.zeros(93)]))
     found = analyse_spectrum(lambda v: matrix @ v, 100, top=1, trace_tolerance=0.01, trace_probes=2000, dtype=torch.float64)
     assert found.trace.low <= 7 <= found.trace.high
-    assert found.effective_rank == pytest.approx(7, rel=0.05)
+    assert found.effective_rank.value == pytest.approx(7, rel=0.05)
 
 
 def test_operators_smaller_than_what_is_asked() -> None:
@@ -97,18 +94,6 @@ def test_operators_smaller_than_what_is_asked() -> None:
     assert found.largest.values.tolist() == [2]
     assert found.trace.value == 2
     assert found.negative_mass.value == 0
-
-
-def test_one_run_covers_trace_and_norm_although_its_probes_serve_the_density_too(matrix: torch.Tensor) -> None:
-    inside = np.zeros(2)
-    for seed in range(200):
-        found = analyse_spectrum(
-            lambda v: matrix @ v, 300, top=3, tolerance=1e-2, trace_tolerance=0.0, trace_probes=8, density_probes=8,
-            density_steps=2, seed=1000 * seed, dtype=torch.float64, matmat=lambda rows: rows @ matrix,
-        )  # fmt: skip
-        square = found.squared_frobenius
-        inside += [found.trace.low <= BULK.sum() <= found.trace.high, square.low <= np.square(BULK).sum() <= square.high]
-    assert (inside >= 178).all(), inside
 
 
 def test_probes_side_by_side_are_the_probes_one_by_one(matrix: torch.Tensor) -> None:
@@ -139,13 +124,16 @@ def test_the_density_is_closer_to_the_spectrum_than_plain_quadrature_with_three_
 def test_the_averaged_rule_is_nearer_to_the_uniform_law_than_the_gauss_rule() -> None:
     """Lanczos coefficients of the uniform law on [-1, 1]: Legendre's recurrence."""
     steps = 5
-    rule = averaged_gauss([0.0] * steps, [k / np.sqrt(4 * k**2 - 1) for k in range(1, steps + 1)])
+    found = averaged_gauss([0.0] * steps, [k / np.sqrt(4 * k**2 - 1) for k in range(1, steps + 1)])
+    rule = found.rule
     assert len(rule.nodes) == 2 * steps - 1
-    assert rule.products == steps
+    assert found.products == steps
     np.testing.assert_allclose(rule.nodes, -rule.nodes[::-1], atol=1e-12)
     shorter = np.polynomial.legendre.leggauss(steps - 1)[0]
     assert np.abs(rule.nodes[:, None] - shorter).min(0).max() < 1e-12  # the Gauss nodes of one step less are among them
     gauss, weights = np.polynomial.legendre.leggauss(steps)
+    np.testing.assert_allclose(found.coarser.nodes, gauss, atol=1e-12)
+    np.testing.assert_allclose(found.coarser.weights, weights / 2, atol=1e-12)
     uniform = np.linspace(-1, 1, 2001)
     assert wasserstein_1d(rule.nodes, uniform, rule.weights) < 0.7 * wasserstein_1d(gauss, uniform, weights)
 
@@ -153,7 +141,7 @@ def test_the_averaged_rule_is_nearer_to_the_uniform_law_than_the_gauss_rule() ->
 def test_the_averaged_rule_stays_within_the_ritz_values() -> None:
     values = np.array([0.0, 0.0, 1.0, 5.0, 5.5])
     krylov = krylov_space(lambda v: torch.from_numpy(values) * v, random_vector(5, 1, "cpu", torch.float64), max_products=2)
-    rule = averaged_gauss(np.diag(krylov.projected).tolist(), [krylov.projected[0, 1], krylov.next_norm])
+    rule = averaged_gauss(np.diag(krylov.projected).tolist(), [krylov.projected[0, 1], krylov.next_norm]).rule
     assert rule.nodes.min() >= np.linalg.eigvalsh(krylov.projected)[0] >= 0
     assert rule.weights.sum() == pytest.approx(1)
 

@@ -51,7 +51,10 @@ def scores_of(number: int) -> list[Score]:
         Score.estimate("curvature", "trace", 20 - i, 0.5, "nats", converged=number != 3),
         Score.estimate(
             "curvature", "negative_mass", 0.1, 0.01, "share",
-            arrays={"eigenvalue": grid.tolist(), "density": (0.1 + 0.01 * i + grid**2).tolist(), "stderr": [None] + [0.01] * 6},
+            arrays={
+                "eigenvalue": grid.tolist(), "density": (0.1 + 0.01 * i + grid**2).tolist(),
+                "low": [None, *(0.05 + grid[1:] ** 2).tolist()], "high": [None, *(0.3 + grid[1:] ** 2).tolist()],
+            },
         ),
         Score("flatness", "worst_case", 0.9 - 0.05 * i, "nats", low=0.9 - 0.05 * i),
         Score.estimate("landscape", "rise_half", 0.4 - 0.02 * i, 0.01, "nats"),

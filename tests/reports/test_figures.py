@@ -215,6 +215,8 @@ def test_spectral_density_lines_bands_and_floor(frame: pd.DataFrame) -> None:
     line = next(line for line in axes.lines if line.get_ydata()[0] == 1e-6)
     assert line.get_xdata().tolist() == row["arrays"]["eigenvalue"]
     assert line.get_ydata()[1:].tolist() == row["arrays"]["density"][1:]
+    edges = axes.collections[0].get_paths()[0].vertices[:, 1]  # no band where it is not known
+    assert {*edges.round(9)} == {*np.round(row["arrays"]["low"][1:], 9), *np.round(row["arrays"]["high"][1:], 9)}
     assert (axes.get_yscale(), axes.get_ylabel(), axes.get_xlabel()) == ("log", "density (1/nats)", "eigenvalue (nats)")
 
 

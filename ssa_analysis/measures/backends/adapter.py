@@ -93,6 +93,12 @@ def eigenvalue_scores(
     return [largest, *scores]
 
 
+def density_arrays(grid: np.ndarray, density: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, list[float | None]]:
+    """A density with its 95 % band, each ``(g,)``, as a figure takes it; what is not known is None."""
+    columns = {"eigenvalue": grid, "density": density, "low": low, "high": high}
+    return {name: [float(v) if np.isfinite(v) else None for v in column] for name, column in columns.items()}
+
+
 def residual_norms(operator: CurvatureOperator, values: Sequence[float], vectors: Tensor) -> np.ndarray:
     """``|H v - lambda v|`` of the rows of ``vectors (k, n)``, by one product of our operator each; ``(k,)``."""
     products = (operator.matvec(v).double() for v in vectors)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.backends.adapter import (
+    density_arrays,
     BatchLoss,
     BatchModel,
     batch_numbers,
@@ -19,7 +20,7 @@ from ssa_analysis.measures.backends.adapter import (
 )
 from ssa_analysis.numerics.hessian import CurvatureOperator
 from ssa_analysis.numerics.lanczos import random_vector
-from ssa_analysis.numerics.resampling import mean_interval
+from ssa_analysis.numerics.resampling import mean_interval, student_reach
 from ssa_analysis.numerics.seeding import seeded
 from ssa_analysis.score import Score
 
@@ -165,12 +166,9 @@ def curvlinops_scores(
     curves = [spectrum.lanczos_approximate_spectrum_from_iter(run, ends, GRID_POINTS, KAPPA, MARGIN) for run in runs]
     stacked = np.stack([curve.double().cpu().numpy() for _, curve in curves])
     shares = np.array([float(-(w * v)[v < 0].sum() / (w * v.abs()).sum().clamp_min(1e-300)) for v, w in nodes])
-    stderr = stacked.std(0, ddof=1) / len(stacked) ** 0.5 if len(stacked) > 1 else np.full(GRID_POINTS, np.nan)
-    arrays = {
-        "eigenvalue": curves[0][0].double().cpu().tolist(),
-        "density": stacked.mean(0).tolist(),
-        "stderr": [None if np.isnan(e) else float(e) for e in stderr],
-    }
+    mean = stacked.mean(0)
+    band = student_reach(len(stacked)) * stacked.std(0, ddof=1) if len(stacked) > 1 else np.full(GRID_POINTS, np.nan)
+    arrays = density_arrays(curves[0][0].double().cpu().numpy(), mean, np.maximum(mean - band, 0), mean + band)
     quadrature = {**probed, "over": "probes; the quadrature has a bias of its own", "products": density_products}
     mass = mean_interval(shares)
     return [*scores, Score.of_interval("curvature", "negative_mass", mass, "share", settings=quadrature, arrays=arrays)]
