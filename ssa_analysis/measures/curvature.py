@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.backends.adapter import density_arrays

@@ -255,7 +255,8 @@ def analyse_spectrum(
     largest, smallest = (eigenpairs(krylov, which, k, tolerance) for which, k in (("largest", top), ("smallest", max(1, bottom))))
     moments = _Moments(krylov, trace_tolerance)
     counts = {"eigenvalues": krylov.products, "trace": 0, "density": 0}
-    lines, quadratures = krylov.ritz()[0], []
+    lines = krylov.ritz()[0]
+    quadratures: list[Quadrature] = []
     if not moments.complete:
         on_stage("density")
         lines, vectors, quadratures = _split(krylov)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -35,11 +33,11 @@ SPECTRA = {
 
 
 @pytest.fixture(scope="module", params=SPECTRA)
-def runs(request: pytest.FixtureRequest) -> Iterator[tuple[np.ndarray, list[Spectrum]]]:
+def runs(request: pytest.FixtureRequest) -> tuple[np.ndarray, list[Spectrum]]:
     values = SPECTRA[request.param]
     q = np.linalg.qr(np.random.default_rng(1).standard_normal((N, N)))[0]
     matrix = torch.from_numpy((q * values) @ q.T).float()
-    yield (
+    return (
         values,
         [
             analyse_spectrum(lambda v: matrix @ v, N, seed=100 * seed, matmat=lambda rows: rows @ matrix, trace_probes=32)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.backends.adapter import (
-    density_arrays,
     BatchLoss,
     BatchModel,
     batch_numbers,
+    density_arrays,
     eigenvalue_scores,
     lent,
     residual_norms,
