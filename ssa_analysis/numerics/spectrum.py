@@ -164,8 +164,9 @@ class _Moments:
             return exactly(self.known)
         value = self.known + float(np.mean(self.traces))
         stderr, freedom = self._trace_spread()
-        reach = float(t_law.ppf(0.975, freedom)) * stderr
-        return Interval(value, stderr, value - reach, value + reach)
+        rounding = self.krylov.noise * np.sqrt(len(self.krylov.projected))
+        reach = float(t_law.ppf(0.975, freedom)) * stderr + rounding
+        return Interval(value, float(np.hypot(stderr, rounding)), value - reach, value + reach)
 
     @property
     def square(self) -> Interval:
@@ -175,7 +176,9 @@ class _Moments:
         rest = mean_interval(np.array(self.squares))
         factor = float(np.exp(min(50.0, (rest.high - rest.value) / max(rest.value, 1e-300))))
         value = self.known_square + rest.value
-        return Interval(value, rest.stderr, self.known_square + rest.value / factor, self.known_square + rest.value * factor)
+        rounding = 2 * np.sqrt(self.known_square) * self.krylov.noise
+        low, high = (self.known_square + part for part in (rest.value / factor - rounding, rest.value * factor + rounding))
+        return Interval(value, float(np.hypot(rest.stderr, rounding)), low, high)
 
     @property
     def effective_rank(self) -> Interval:

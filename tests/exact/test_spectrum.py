@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ssa_analysis.numerics.lanczos import krylov_space, random_vector
-from ssa_analysis.numerics.quadrature import averaged_gauss
+from ssa_analysis.numerics.quadrature import Quadrature, Rule, averaged_gauss, negative_mass, spectral_density
 from ssa_analysis.numerics.spectrum import Spectrum, _Moments, analyse_spectrum
 from ssa_analysis.numerics.transport import wasserstein_1d
 
@@ -138,6 +138,25 @@ def test_the_averaged_rule_is_nearer_to_the_uniform_law_than_the_gauss_rule() ->
     assert wasserstein_1d(rule.nodes, uniform, rule.weights) < 0.7 * wasserstein_1d(gauss, uniform, weights)
 
 
+def test_the_errors_of_density_and_negative_mass_contain_the_distance_between_the_rules() -> None:
+    """Probes that agree, but whose two rules do not: by a shift that leaves the ends in place."""
+    ends, half = np.array([-1.0, 2.0]), np.full(2, 0.5)
+    apart = Quadrature(Rule(ends, half), Rule(ends, np.array([0.8, 0.2])), 2)
+    together = Quadrature(Rule(ends, half), Rule(ends, half), 2)
+    lines = np.zeros(0)
+    assert negative_mass(lines, [together] * 3, 100).stderr == 0
+    found = negative_mass(lines, [apart] * 3, 100)
+    assert found.value == pytest.approx(1 / 3)
+    assert found.high == pytest.approx(0.8 / 1.2)
+    assert found.low == pytest.approx(0)
+    density = spectral_density(lines, [apart] * 3, 100)
+    at = np.argmax(density.density)
+    assert density.high[at] == pytest.approx(1.6 * density.density[at], rel=1e-3)
+    exact = spectral_density(lines, [together] * 3, 100)
+    np.testing.assert_allclose(exact.high, exact.low, rtol=1e-9)
+    assert exact.width == pytest.approx(0.03)
+
+
 def test_the_averaged_rule_stays_within_the_ritz_values() -> None:
     values = np.array([0.0, 0.0, 1.0, 5.0, 5.5])
     krylov = krylov_space(lambda v: torch.from_numpy(values) * v, random_vector(5, 1, "cpu", torch.float64), max_products=2)
@@ -173,3 +192,5 @@ def test_what_a_probe_has_inside_the_krylov_space_is_taken_out_without_a_product
     outside = probes - probes @ krylov.basis.T @ krylov.basis
     np.testing.assert_allclose(moments.traces, ((outside @ matrix) * outside).sum(1), rtol=1e-9)
     np.testing.assert_allclose(moments.squares, (outside @ matrix).square().sum(1), rtol=1e-9)
+    within = outside @ matrix @ krylov.basis.T @ krylov.basis
+    np.testing.assert_allclose(moments.inner_squares, (outside @ matrix - within).square().sum(1), rtol=1e-9)

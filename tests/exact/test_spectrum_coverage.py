@@ -9,8 +9,9 @@ import torch
 from ssa_analysis.numerics.spectrum import Spectrum, analyse_spectrum
 
 SEEDS = 200
-# 95 % are asked for. Below 174 of 200 has a chance of 1e-4 at 93 %, and of 97 % at 80 %
-ENOUGH = 174
+# 95 % are asked for. Below 174 of 200 has a chance of 1e-4 at 93 %, and of 97 % at 80 %. The trace, whose probes stop
+# when they agree, is the one that a careless error would hurt
+ENOUGH = {"trace": 185, "squared_frobenius": 174, "effective_rank": 174, "negative_mass": 174}
 N = 400
 
 
@@ -28,6 +29,7 @@ SPECTRA = {
     "network-like": _network_like(),
     "power law": 100 / np.arange(1, N + 1) ** 1.2,
     "low rank": np.concatenate([np.linspace(1, 30, 40), np.zeros(N - 40)]),
+    "all of it in the Krylov space": np.concatenate([np.linspace(20, 30, 15), np.zeros(N - 15)]),
     "continuous": 10 * np.sin(np.linspace(-np.pi / 2, np.pi / 2, N)) + 2,
 }
 
@@ -58,11 +60,11 @@ def test_trace_norm_rank_and_negative_mass(runs: tuple[np.ndarray, list[Spectrum
     inside = {}
     for name, true in truth.items():
         intervals = [getattr(spectrum, name) for spectrum in found]
-        inside[name] = sum(i.low <= true + 1e-6 and true - 1e-6 <= i.high for i in intervals)
+        inside[name] = sum(i.low <= true + 1e-9 and true - 1e-9 <= i.high for i in intervals)
         # and the errors are no larger than they must be
         actual = np.sqrt(np.mean([(i.value - true) ** 2 for i in intervals]))
-        assert np.mean([i.stderr for i in intervals]) <= 2 * actual + 1e-6, name
-    assert all(count >= ENOUGH for count in inside.values()), inside
+        assert np.mean([i.stderr for i in intervals]) <= 2 * actual + 1e-6 * abs(true) + 1e-9, name
+    assert all(count >= ENOUGH[name] for name, count in inside.items()), inside
 
 
 def test_density_band(runs: tuple[np.ndarray, list[Spectrum]]) -> None:
