@@ -23,6 +23,7 @@ from common import (
     Row,
     alternate,
     compare,
+    counted_products,
     load_images,
     measured,
     median,
@@ -108,15 +109,8 @@ def _pyhessian(operator: Any, encoder: Any) -> tuple[Any, list[int]]:
     """PyHessian's object, and a list that grows by one with each of its products."""
     from ssa_analysis.measures.backends.pyhessian_backend import build_pyhessian
 
-    hessian, spent = build_pyhessian(operator, encoder), []
-    product = hessian.dataloader_hv_product
-
-    def counted(v: Any) -> Any:
-        spent.append(1)
-        return product(v)
-
-    hessian.dataloader_hv_product = counted
-    return hessian, spent
+    hessian = build_pyhessian(operator, encoder)
+    return hessian, counted_products(hessian)
 
 
 def eigenvalues_pyhessian(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:

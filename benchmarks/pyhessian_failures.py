@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyhessian
 import torch
+from common import counted_products
 from torch import nn
 
 from ssa_analysis.numerics.lanczos import eigenpairs, krylov_space, random_vector
@@ -40,15 +41,7 @@ def theirs(matrix: np.ndarray) -> tuple[Any, list[int]]:
     """PyHessian on that Hessian, and a list that grows by one with each of its products."""
     batch = (torch.zeros(1, 1), torch.zeros(1))
     hessian = pyhessian.hessian(Quadratic(matrix), lambda loss, _target: loss, dataloader=[batch], cuda=False)
-    spent: list[int] = []
-    product = hessian.dataloader_hv_product
-
-    def counted(v: Any) -> Any:
-        spent.append(1)
-        return product(v)
-
-    hessian.dataloader_hv_product = counted
-    return hessian, spent
+    return hessian, counted_products(hessian)
 
 
 def ours(matrix: np.ndarray, which: str, top: int) -> tuple[np.ndarray, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,19 @@ def _numbers(values: Any) -> np.ndarray:
 
 def landscape_slices(frame: pd.DataFrame) -> Figure | None:
     """Loss over the offset along random directions, one panel a method, one line a checkpoint."""
-    rows = rows_of(frame, "landscape", "rise_full")
+
+    def draw(panel: Any, arrays: dict[str, Any], style: dict[str, Any]) -> None:
+        losses = np.ma.masked_invalid(_numbers(arrays["loss"]))
+        panel.plot(arrays["offset"], losses.mean(0), color=style["color"])
+        panel.fill_between(arrays["offset"], losses.min(0), losses.max(0), color=style["color"], alpha=0.15, linewidth=0)
+
+    return _panel_a_method(rows_of(frame, "landscape", "rise_full"), "offset (filter norms)", draw)
+
+
+def _panel_a_method(
+    rows: pd.DataFrame, x_label: str, draw: Callable[[Any, dict[str, Any], dict[str, Any]], None]
+) -> Figure | None:
+    """A panel for each method, in which ``draw(panel, arrays, style)`` draws each of its checkpoints; one scale for all."""
     curves = list(with_arrays(rows, "loss"))
     if not curves:
         return None
@@ -45,13 +58,10 @@ def landscape_slices(frame: pd.DataFrame) -> Figure | None:
     figure, axes = new_figure(2.5 * count, rows=count, columns=columns, sharex=True, sharey=True)
     with styled():
         for panel, method in zip(axes, methods, strict=False):
-            colour = method_style(method, methods)["color"]
             for _, _, arrays in (c for c in curves if c[1] == method):
-                losses = np.ma.masked_invalid(_numbers(arrays["loss"]))
-                panel.plot(arrays["offset"], losses.mean(0), color=colour)
-                panel.fill_between(arrays["offset"], losses.min(0), losses.max(0), color=colour, alpha=0.15, linewidth=0)
+                draw(panel, arrays, method_style(method, methods))
             panel.set_title(plain(method_label(method)))
-            panel.set_xlabel("offset (filter norms)")
+            panel.set_xlabel(x_label)
         _finish_panels(axes, len(methods), columns)
         axes[0].set_ylabel(loss_label(rows))
     return figure
@@ -105,26 +115,14 @@ def landscape_eigenvectors(frame: pd.DataFrame) -> Figure | None:
 
 def landscape_paths(frame: pd.DataFrame) -> Figure | None:
     """Loss between a checkpoint (0) and another one (1), one panel a method; the dotted line joins the ends."""
-    rows = rows_of(frame, "landscape", "barrier")
-    curves = list(with_arrays(rows, "loss"))
-    if not curves:
-        return None
-    methods = ordered_methods([m for _, m, _ in curves])
-    count, columns = grid_shape(len(methods))
-    figure, axes = new_figure(2.5 * count, rows=count, columns=columns, sharex=True, sharey=True)
-    with styled():
-        for panel, method in zip(axes, methods, strict=False):
-            style = method_style(method, methods)
-            for _, _, arrays in (c for c in curves if c[1] == method):
-                offset, loss = _numbers(arrays["offset"]), np.ma.masked_invalid(_numbers(arrays["loss"]))
-                ends = [int(np.flatnonzero(offset == t)[0]) for t in (0, 1)]
-                panel.plot(offset, loss, color=style["color"])
-                panel.plot(offset[ends], loss[ends], color=style["color"], linestyle=":", marker=style["marker"], linewidth=0.9)
-            panel.set_title(plain(method_label(method)))
-            panel.set_xlabel("from this (0) to the other (1)")
-        _finish_panels(axes, len(methods), columns)
-        axes[0].set_ylabel(loss_label(rows))
-    return figure
+
+    def draw(panel: Any, arrays: dict[str, Any], style: dict[str, Any]) -> None:
+        offset, loss = _numbers(arrays["offset"]), np.ma.masked_invalid(_numbers(arrays["loss"]))
+        ends = [int(np.flatnonzero(offset == t)[0]) for t in (0, 1)]
+        panel.plot(offset, loss, color=style["color"])
+        panel.plot(offset[ends], loss[ends], color=style["color"], linestyle=":", marker=style["marker"], linewidth=0.9)
+
+    return _panel_a_method(rows_of(frame, "landscape", "barrier"), "from this (0) to the other (1)", draw)
 
 
 @dataclass(frozen=True)
