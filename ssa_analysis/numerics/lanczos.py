@@ -30,7 +30,7 @@ class Krylov:
     next_vector: Tensor  # (n,) of length one, orthogonal to the basis; zero where next_norm is
     products: int
     restarted: bool
-    noise: float  # how far products are from what exact arithmetic would give, as a norm
+    noise: np.ndarray  # (m,) norm of the rounding in the product of each basis vector
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ritz values in ascending order, their coordinates ``(m, m)`` in columns, and their residual norms ``(m,)``.
@@ -121,12 +121,15 @@ def krylov_space(
     projected = np.zeros((len(basis), len(basis)))
     vector = start / start.norm()
     scale, stable, products, m, restarted = 0.0, 0, 0, 0, False
-    noise, coupled = 0.0, False  # coupled: the next product meets all basis vectors, for the first time after a restart
+    # what a product has along basis vectors where exact arithmetic would leave nothing; NaN where there are none such
+    noise = np.full(len(basis), np.nan)
+    coupled = False  # the next product meets all basis vectors, for the first time after a restart
     while True:
         basis[m] = vector
         product = matvec(vector)
         products += 1
         rows = basis[: m + 1]
+        floor = torch.finfo(start.dtype).eps * float(product.double().norm())
         coefficients = torch.mv(rows, product)
         # the column of T in float64: float32 sums over millions of weights would cost it its last digits
         column = np.array([float(torch.dot(row.double(), product.double())) for row in rows[-2:]])
@@ -135,8 +138,7 @@ def krylov_space(
         product = product - rows.T @ correction
         full = (coefficients + correction).double().cpu().numpy()
         full[-len(column) :] = column
-        if not coupled:
-            noise = max(noise, float(np.linalg.norm(full[:-2])))
+        noise[m] = np.nan if coupled or m < 2 else floor + float(np.linalg.norm(full[:-2]))
         coupled = False
         projected[m, : m + 1] = projected[: m + 1, m] = full
         m += 1
@@ -154,14 +156,19 @@ def krylov_space(
                 break
         vector = product / norm
         if m == len(basis):
-            m = _restart(basis, projected, norm, top, bottom)
+            m = _restart(basis, projected, noise, norm, top, bottom)
             restarted = coupled = True
-    noise = NOISE_FACTOR * (noise + torch.finfo(start.dtype).eps * scale)
+    noise = NOISE_FACTOR * _known(noise[:m], torch.finfo(start.dtype).eps * scale)
     vector = product / norm if norm > 0 else torch.zeros_like(product)
     return Krylov(basis[:m], projected[:m, :m].copy(), norm, vector, products, restarted, noise)
 
 
-def _restart(basis: Tensor, projected: np.ndarray, norm: float, top: int, bottom: int) -> int:
+def _known(noise: np.ndarray, floor: float) -> np.ndarray:
+    """``noise (m,)`` with the largest of it, or the floor, where it could not be measured."""
+    return np.asarray(np.nan_to_num(noise, nan=max(floor, float(np.nanmax(noise, initial=floor)))))
+
+
+def _restart(basis: Tensor, projected: np.ndarray, noise: np.ndarray, norm: float, top: int, bottom: int) -> int:
     """Keep the wanted Ritz vectors and some neighbours in the first rows; returns how many."""
     m = len(basis)
     values, coordinates, _ = _rayleigh_ritz(projected, norm)
@@ -170,6 +177,8 @@ def _restart(basis: Tensor, projected: np.ndarray, norm: float, top: int, bottom
     keep = keep if len(keep) else np.arange(m - max(1, m // 2), m)
     kept = torch.as_tensor(coordinates[:, keep].T.copy(), dtype=basis.dtype, device=basis.device) @ basis
     basis[: len(keep)] = kept
+    mixed = np.sqrt(np.square(coordinates[:, keep]).T @ np.square(_known(noise, 0.0)))
+    noise[: len(keep)] = mixed + torch.finfo(basis.dtype).eps * np.abs(values[keep])  # the vectors were rounded anew
     projected[:] = 0
     projected[np.arange(len(keep)), np.arange(len(keep))] = values[keep]
     # the couplings to the next vector come back as the next column, from its product with H
@@ -184,8 +193,9 @@ def eigenpairs(krylov: Krylov, which: str, k: int, tolerance: float) -> Eigenpai
         tolerance: of ``converged``, on the error estimate relative to the value's magnitude.
     """
     values, coordinates, residuals = krylov.ritz()
-    errors = _error_estimates(values, residuals) + krylov.noise
-    residuals = np.hypot(residuals, krylov.noise)
+    noise = np.sqrt(np.square(coordinates).T @ np.square(krylov.noise)) + torch.finfo(krylov.basis.dtype).eps * np.abs(values)
+    errors = _error_estimates(values, residuals) + noise
+    residuals = np.hypot(residuals, noise)
     order = {"largest": np.argsort(-values), "smallest": np.argsort(values), "magnitude": np.argsort(-np.abs(values))}[which][:k]
     chosen = values[order]
     return Eigenpairs(

@@ -164,7 +164,7 @@ class _Moments:
             return exactly(self.known)
         value = self.known + float(np.mean(self.traces))
         stderr, freedom = self._trace_spread()
-        rounding = self.krylov.noise * np.sqrt(len(self.krylov.projected))
+        rounding = float(np.linalg.norm(self.krylov.noise))
         reach = float(t_law.ppf(0.975, freedom)) * stderr + rounding
         return Interval(value, float(np.hypot(stderr, rounding)), value - reach, value + reach)
 
@@ -176,7 +176,7 @@ class _Moments:
         rest = mean_interval(np.array(self.squares))
         factor = float(np.exp(min(50.0, (rest.high - rest.value) / max(rest.value, 1e-300))))
         value = self.known_square + rest.value
-        rounding = 2 * np.sqrt(self.known_square) * self.krylov.noise
+        rounding = float(2 * np.sqrt(self.known_square) * self.krylov.noise.max())
         low, high = (self.known_square + part for part in (rest.value / factor - rounding, rest.value * factor + rounding))
         return Interval(value, float(np.hypot(rest.stderr, rounding)), low, high)
 

@@ -17,6 +17,7 @@ SPECTRA = {
     "plus and minus": np.concatenate([[7.0, -7.0, 5.0, -5.0], np.linspace(-0.5, 0.5, 60)]),
     "no gap": np.linspace(-1, 1, 150),
     "all negative": -np.geomspace(1e-1, 10, 80),
+    "one giant": np.concatenate([[1e5, 20, 10, 5], np.linspace(-0.1, 1, 196)]),
     "tiny": 1e-8 * np.concatenate([[5, 3, 2], np.linspace(0, 1, 50)]),
 }
 
@@ -106,7 +107,7 @@ def test_krylov_relation_and_residual_bound_hold_for_any_spectrum(
         assert np.abs(values - value).min() <= bound + 1e-7 * scale
 
 
-@pytest.mark.parametrize("name", ["gapped", "clustered", "plus and minus"])
+@pytest.mark.parametrize("name", ["gapped", "clustered", "plus and minus", "one giant"])
 @pytest.mark.parametrize("max_vectors", [200, 16])
 def test_in_single_precision_the_residuals_bound_those_that_a_product_shows(name: str, max_vectors: int) -> None:
     """Far beyond its tolerance the recurrence claims residuals that float32 products cannot have."""
@@ -118,7 +119,8 @@ def test_in_single_precision_the_residuals_bound_those_that_a_product_shows(name
     vectors, exact = found.vectors.double(), torch.from_numpy(found.values)
     shown = (vectors @ matrix.double() - exact[:, None] * vectors).norm(dim=1).numpy()
     assert (shown <= found.residuals).all()
-    assert (found.residuals <= 1e-4 * np.abs(SPECTRA[name]).max()).all()
+    # and no more than they must: the rounding of a giant is not that of the others
+    assert (found.residuals <= 40 * shown).all()
     truth = np.sort(np.linalg.eigvalsh(matrix.double().numpy()))[::-1][:3]
     assert (np.abs(found.values - truth) <= found.errors).all()
     assert not eigenpairs(krylov, "largest", 3, 1e-9).converged.any()
