@@ -83,7 +83,7 @@ class LandscapeSettings(FixedLossSettings):
             raise SettingsError(f"span of the landscape must be positive, got {self.span}")
         if self.along == "eigenvectors" and self.batchnorm != "frozen":
             raise SettingsError("eigenvectors are those of the loss with frozen BatchNorm statistics; use batchnorm=frozen")
-        if not 0 < self.tolerance < 1 or self.max_products < self.directions + 1:
+        if not 0 < self.tolerance < 1 or (self.along == "eigenvectors" and self.max_products < self.directions + 1):
             raise SettingsError("the eigenvectors need a tolerance between 0 and 1, and more products than directions")
         self._fill_in_other()
 
