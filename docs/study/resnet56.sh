@@ -23,8 +23,11 @@ one() { # everything about one net; the images are 256 training images, as in th
     local images=(--set curvature.split=train --set flatness.split=train --set landscape.split=train)
     score "$1" "$2" scores.db "${images[@]}" --measures landscape --set landscape.grid=31 --set landscape.directions=5
     score "$1" "$2" scores.db "${images[@]}" --measures landscape --set landscape.along=eigenvectors --set landscape.grid=0
-    score "$1" "$2" reestimated.db "${images[@]}" --measures landscape --set landscape.batchnorm=reestimated \
-        --set landscape.grid=15 --set landscape.directions=5
+    # BatchNorm frozen and re-estimated at every point, on the same coarser grid because the latter takes time
+    for batchnorm in frozen reestimated; do
+        score "$1" "$2" $batchnorm.db "${images[@]}" --measures landscape --set landscape.batchnorm=$batchnorm \
+            --set landscape.grid=15 --set landscape.directions=5
+    done
     score "$1" "$2" scores.db "${images[@]}" --measures flatness,curvature --set curvature.memory=4
 }
 
@@ -32,5 +35,8 @@ one losslandscape_resnet56_model_300.t7 resnet56 > "$out/resnet56.log" 2>&1 &
 one losslandscape_resnet56_noshort_model_300.t7 resnet56_no_shortcuts > "$out/resnet56_no_shortcuts.log" 2>&1 &
 wait %1
 wait %2
-ssa-analyze report "$out/scores.db" --out "$out/report"
-ssa-analyze report "$out/reestimated.db" --out "$out/report-reestimated"
+nets=(losslandscape_resnet56_model losslandscape_resnet56_noshort)
+for store in scores frozen reestimated; do
+    ssa-analyze report "$out/$store.db" --out "$out/report-$store"
+    python "$here/study/two_nets.py" "$out/$store.db" "${nets[@]}" > "$out/$store.md"
+done
