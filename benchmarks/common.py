@@ -3,6 +3,10 @@
 Every run is a process of its own with one thread. Seconds are the processor time (user and system) of the work alone,
 after imports and set-up, because the wall time of a shared machine says little. Memory is the peak resident size during
 the work less the resident size before it.
+
+    python benchmarks/common.py ROWS.json [ROWS.json ...]
+
+prints what a benchmark wrote with ``--json`` as a Markdown table.
 """
 
 from __future__ import annotations
@@ -60,6 +64,22 @@ def print_rows(rows: Iterable[Row], as_json: bool) -> None:
             continue
         pairs = "  ".join(f"{c} {_cell(getattr(row, f'ours_{c}'))} : {_cell(getattr(row, f'peer_{c}'))}" for c in columns)
         print(f"{row.work} | ours : {row.peer}\n    {pairs}  ratio {_cell(row.ratio)}", flush=True)
+
+
+def _markdown_number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def print_markdown(names: Sequence[str]) -> None:
+    """The rows of JSON files as one table, ours before the peer's."""
+    columns = ("seconds", "error", "products", "peak_mib")
+    print(f"| work | peer | ratio of seconds | {' | '.join(columns)} |\n|{'---|' * (3 + len(columns))}")
+    for row in (json.loads(line) for name in names for line in Path(name).read_text().splitlines()):
+        pairs = [f"{_markdown_number(row[f'ours_{c}'])} : {_markdown_number(row[f'peer_{c}'])}" for c in columns]
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.1f}"
+        print(f"| {' | '.join([row['work'], row['peer'], ratio, *pairs])} |")
 
 
 # ---- the process that does the work ----
@@ -191,3 +211,7 @@ def save_problem(name: str, checkpoint: Path, data: Any, pairs: int) -> Path:
     path = CACHE / f"{name}.pt"
     torch.save({"inputs": torch.cat([views[0].first, views[0].second]), "checkpoint": str(checkpoint)}, path)
     return path
+
+
+if __name__ == "__main__":
+    print_markdown(sys.argv[1:])

@@ -16,7 +16,7 @@ from ssa_analysis.version import __version__
 
 # verb -> module; a verb is imported when it is used, so that --help does not wait for torch
 VERBS = {
-    "demo": "Train four small encoders on digits, score them, write a report.",
+    "demo": "Train eight small encoders on digits, score them, write a report.",
     "train": "Train an encoder: SimCLR, with SAM, with Fourier, or SSA-CLR.",
     "score": "Measure checkpoints and keep the scores in a store.",
     "link": "Correlate the scores of a store with downstream accuracy.",
@@ -53,9 +53,13 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
+SHARED = ("score",)  # verbs whose work the processes of a torchrun job share
+
+
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="ssa-analyze")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Sharpness, shift, robustness and bounds of self-supervised vision checkpoints.
 
     \b
@@ -63,6 +67,11 @@ def cli() -> None:
     On your own: ssa-analyze score runs/*/last.pt --data cifar10 --store scores.db
                  ssa-analyze report scores.db --out report
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and context.invoked_subcommand not in SHARED:
+        raise click.UsageError(
+            f"{context.invoked_subcommand} runs in one process, but torchrun has started {os.environ['WORLD_SIZE']}; "
+            f"only {', '.join(SHARED)} shares its work among them"
+        )
 
 
 def main() -> None:

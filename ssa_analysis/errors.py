@@ -20,6 +20,12 @@ class DataError(SSAError):
     """A data set that is absent, malformed or too small for what was asked of it."""
 
 
+class UnknownDataError(DataError):
+    """A data set that there is not: neither a known name nor a path."""
+
+    is_usage = True
+
+
 class SettingsError(SSAError):
     """A setting that is unknown or out of range."""
 

@@ -23,8 +23,9 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_curvature_prints_one_object_a_line_with_the_documented_fields() -> None:
-    rows = [json.loads(line) for line in run("curvature.py", "--smoke", "--json").splitlines()]
+def test_curvature_prints_one_object_a_line_with_the_documented_fields(tmp_path: Path) -> None:
+    printed = run("curvature.py", "--smoke", "--json")
+    rows = [json.loads(line) for line in printed.splitlines()]
     assert all(list(row) == FIELDS for row in rows)
     for part in ("eigenvalues", "trace", "memory", "density"):
         assert {p for p in ("PyHessian", "curvlinops") if any(part in r["work"] and p in r["peer"] for r in rows)} == {
@@ -37,3 +38,8 @@ def test_curvature_prints_one_object_a_line_with_the_documented_fields() -> None
         assert row["ratio"] == row["peer_seconds"] / row["ours_seconds"]
     timed = [r for r in rows if "memory" not in r["work"]]
     assert all(r["ours_error"] is not None and r["peer_error"] is not None for r in timed)
+    (tmp_path / "rows.json").write_text(printed)
+    heading, rule, *table = run("common.py", str(tmp_path / "rows.json")).splitlines()
+    assert len({line.count("|") for line in (heading, rule, *table)}) == 1
+    for line, row in zip(table, rows, strict=True):
+        assert line.startswith(f"| {row['work']} | {row['peer']} | {row['ratio']:.1f} | ")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssa_analysis.errors import DataError, SettingsError
+from ssa_analysis.errors import DataError, SettingsError, UnknownDataError
 from ssa_analysis.registry import Registry, unknown_name
 
 SPLITS = ("train", "probe", "held-out")
@@ -241,7 +241,7 @@ def load_data(
         name = path.stem if path.suffix == ".npz" else path.resolve().name
     else:
         error = unknown_name("dataset", name, DATASETS.names())
-        raise DataError(f"{error}; a folder of class folders or a .npz file works too")
+        raise UnknownDataError(f"{error}; a folder of class folders or a .npz file works too")
     return make_data(raw, name, source, subset, image_size)
 
 

@@ -626,3 +626,21 @@ class TestTerminals:
         assert ended.code == 1
         assert "not a matching pair" in ended.complaint()
         assert "pip install --upgrade torch torchvision" in ended.complaint()
+
+
+class TestSeveralProcesses:
+    @pytest.mark.parametrize("verb", sorted(set(VERBS) - {"score"}))
+    def test_verbs_that_cannot_share_their_work_refuse_to_run(
+        self, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
+    ) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        ended = cli(verb, "--out", tmp_path / "out")
+        assert ended.code == 2
+        assert f"{verb} runs in one process, but torchrun has started 2; only score" in ended.err
+        assert not (tmp_path / "out").exists()
+
+    def test_one_process_of_torchrun_is_like_any_other(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        monkeypatch.setenv("RANK", "0")
+        assert cli("list", "methods").code == 0
