@@ -67,7 +67,7 @@ def random_vector(size: int, seed: int, device: torch.device | str, dtype: torch
     return torch.randn(size, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
 
 
-def _error_estimates(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+def error_estimates(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     """``min(r, r^2 / gap)`` for ascending Ritz values; the gap is to the nearest other one, less that one's residual."""
     if len(values) < 2:
         return residuals.copy()
@@ -150,7 +150,7 @@ def krylov_space(
         if tolerance > 0 and m >= top + bottom:
             values, _, residuals = _rayleigh_ritz(projected[:m, :m], norm)
             index = _wanted(values, top, bottom)
-            errors = _error_estimates(values, residuals)[index]
+            errors = error_estimates(values, residuals)[index]
             stable = stable + 1 if np.all(errors <= tolerance * _magnitude(values)[index]) else 0
             if stable >= STABLE_STEPS:
                 break
@@ -194,7 +194,7 @@ def eigenpairs(krylov: Krylov, which: str, k: int, tolerance: float) -> Eigenpai
     """
     values, coordinates, residuals = krylov.ritz()
     noise = np.sqrt(np.square(coordinates).T @ np.square(krylov.noise)) + torch.finfo(krylov.basis.dtype).eps * np.abs(values)
-    errors = _error_estimates(values, residuals) + noise
+    errors = error_estimates(values, residuals) + noise
     residuals = np.hypot(residuals, noise)
     order = {"largest": np.argsort(-values), "smallest": np.argsort(values), "magnitude": np.argsort(-np.abs(values))}[which][:k]
     chosen = values[order]

@@ -108,41 +108,101 @@ def negative_mass(lines: np.ndarray, probes: Sequence[Quadrature], size: int) ->
     return Interval(value, stderr, float(max(0.0, value - reach)), float(min(1.0, value + reach)))
 
 
-def spectral_density(lines: np.ndarray, probes: Sequence[Quadrature], size: int, grid_points: int = GRID_POINTS) -> Density:
+def spectral_density(
+    lines: np.ndarray,
+    probes: Sequence[Quadrature],
+    size: int,
+    errors: np.ndarray | None = None,
+    grid_points: int = GRID_POINTS,
+) -> Density:
     """Stochastic Lanczos quadrature (Ghorbani et al. 2019) beside eigenvalues that are known, with a 95 % band.
 
     Each of the ``lines`` has mass ``1 / size``, at its place. Nodes are widened to Gaussians no wider than it takes for
     both rules of the probes to give the same density but for a tenth of the mass: narrower ones would show the nodes, not
     the spectrum. The band is Student's interval over the probes, on the logarithm because their densities are
-    skewed, plus the distance between the two rules.
+    skewed, plus the distance between the two rules and what the lines may be off their place.
 
     Args:
-        lines, probes, size: as in :func:`negative_mass`.
+        lines, probes, size: as in :func:`negative_mass`. errors: of the lines, of the same shape; None where exact.
     """
     share = 1 - len(lines) / size
-    flat = np.full(len(lines), 1 / size)
     nodes = np.concatenate([lines, *(p.rule.nodes for p in probes)])
-    weights = np.concatenate([flat, *(share / len(probes) * p.rule.weights for p in probes)])
-    low, high = nodes.min(), nodes.max()
+    weights = [np.full(len(lines), 1 / size), *(share / len(probes) * p.rule.weights for p in probes)]
+    start, end = nodes.min(), nodes.max()
     relative = NARROWEST
     while True:
-        width = relative * max(high - low, 1e-12)
-        grid = np.linspace(low - 5 * width, high + 5 * width, grid_points)
-
-        def curve(rule: Rule, width: float = width, grid: np.ndarray = grid) -> np.ndarray:
-            bumps = np.exp(-0.5 * ((grid[:, None] - rule.nodes) / width) ** 2) / (width * np.sqrt(2 * np.pi))
-            return np.asarray((rule.weights * bumps).sum(1))
-
-        known = curve(Rule(lines, flat))
+        width = relative * max(end - start, 1e-12)
+        grid = np.linspace(start - 5 * width, end + 5 * width, grid_points)
         if not probes:
-            return Density(grid, known, known, known, width, nodes, weights)
-        curves = share * np.stack([curve(p.rule) for p in probes])
+            rest = apart = spread = np.zeros(grid_points)
+            break
+        curves = share * np.stack([_widened(p.rule, grid, width) for p in probes])
         rest = curves.mean(0)
-        apart = np.abs(rest - share * np.mean([curve(p.coarser) for p in probes], axis=0))
+        spread = curves.std(0, ddof=1) if len(probes) > 1 else np.full(grid_points, np.nan)
+        apart = np.abs(rest - share * np.mean([_widened(p.coarser, grid, width) for p in probes], axis=0))
         if apart.sum() * (grid[1] - grid[0]) <= RULES_APART or relative * WIDTH_STEP > WIDEST:
             break
         relative *= WIDTH_STEP
-    spread = curves.std(0, ddof=1) if len(probes) > 1 else np.full(grid_points, np.nan)
-    factor = np.exp(np.minimum(student_reach(len(probes)) * spread / np.maximum(rest, 1e-300), 50.0))
-    low, high = np.maximum(rest / factor - apart, 0), rest * factor + apart
-    return Density(grid, known + rest, known + low, known + high, width, nodes, weights)
+    in_place = _bumps(grid, lines, width)
+    known, slack = in_place.sum(1) / size, apart
+    if errors is not None:
+        off = np.maximum(*(np.abs(_bumps(grid, lines + side * errors, width) - in_place) for side in (1, -1)))
+        slack = apart + off.sum(1) / size
+    reach = student_reach(len(probes)) * spread + apart
+    stderr = float(np.hypot(spread / np.sqrt(len(probes)), apart))
+    return Interval(value, stderr, float(max(0.0, value - reach)), float(min(1.0, value + reach)))
+
+
+def spectral_density(
+    lines: np.ndarray,
+    probes: Sequence[Quadrature],
+    size: int,
+    errors: np.ndarray | None = None,
+    grid_points: int = GRID_POINTS,
+) -> Density:
+    """Stochastic Lanczos quadrature (Ghorbani et al. 2019) beside eigenvalues that are known, with a 95 % band.
+
+    Each of the ``lines`` has mass ``1 / size``, at its place. Nodes are widened to Gaussians no wider than it takes for
+    both rules of the probes to give the same density but for a tenth of the mass: narrower ones would show the nodes, not
+    the spectrum. The band is Student's interval over the probes, on the logarithm because their densities are
+    skewed, plus the distance between the two rules and what the lines may be off their place.
+
+    Args:
+        lines, probes, size: as in :func:`negative_mass`. errors: of the lines, of the same shape; None where exact.
+    """
+    share = 1 - len(lines) / size
+    nodes = np.concatenate([lines, *(p.rule.nodes for p in probes)])
+    weights = [np.full(len(lines), 1 / size), *(share / len(probes) * p.rule.weights for p in probes)]
+    start, end = nodes.min(), nodes.max()
+    relative = NARROWEST
+    while True:
+        width = relative * max(end - start, 1e-12)
+        grid = np.linspace(start - 5 * width, end + 5 * width, grid_points)
+        if not probes:
+            rest = apart = spread = np.zeros(grid_points)
+            break
+        curves = share * np.stack([_widened(p.rule, grid, width) for p in probes])
+        rest = curves.mean(0)
+        spread = curves.std(0, ddof=1) if len(probes) > 1 else np.full(grid_points, np.nan)
+        apart = np.abs(rest - share * np.mean([_widened(p.coarser, grid, width) for p in probes], axis=0))
+        if apart.sum() * (grid[1] - grid[0]) <= RULES_APART or relative * WIDTH_STEP > WIDEST:
+            break
+        relative *= WIDTH_STEP
+    known = _bumps(grid, lines, width) / size
+    moved = (
+        0.0 if errors is None else np.maximum(*(np.abs(_bumps(grid, lines + s * errors, width) / size - known) for s in (1, -1)))
+    )
+    known, slack = known.sum(1), apart + np.sum(moved, axis=-1)
+    reach = student_reach(len(probes)) * spread / np.maximum(rest, 1e-300) if probes else spread
+    factor = np.exp(np.minimum(reach, 50.0))
+    low, high = np.maximum(known + rest / factor - slack, 0), known + rest * factor + slack
+    return Density(grid, known + rest, low, high, width, nodes, np.concatenate(weights))
+
+
+def _bumps(grid: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
+    """Normal densities ``(g, k)`` of standard deviation ``width`` around ``centres (k,)`` on ``grid (g,)``."""
+    return np.asarray(np.exp(-0.5 * ((grid[:, None] - centres) / width) ** 2) / (width * np.sqrt(2 * np.pi)))
+
+
+def _widened(rule: Rule, grid: np.ndarray, width: float) -> np.ndarray:
+    return np.asarray(_bumps(grid, rule.nodes, width) @ rule.weights)

@@ -17,15 +17,13 @@ import torch
 from scipy.stats import t as t_law
 from torch import Tensor
 
-from ssa_analysis.numerics.lanczos import Eigenpairs, Krylov, MatVec, eigenpairs, krylov_space, random_vector
+from ssa_analysis.numerics.lanczos import Eigenpairs, Krylov, MatVec, eigenpairs, error_estimates, krylov_space, random_vector
 from ssa_analysis.numerics.quadrature import Density, Quadrature, Rule, averaged_gauss, negative_mass, spectral_density
 from ssa_analysis.numerics.resampling import Interval, exactly, mean_interval
 
 MatMat = Callable[[Tensor], Tensor]
 MIN_TRACE_PROBES = 4  # a standard error from fewer says little
-LINE_TOLERANCE = 0.005  # residual, relative to the value, up to which a Ritz value is a line of the density
-LINE_SIZE = 0.02  # of the largest in size, below which none is: the lines should be few
-WITNESS_SLACK = 0.02  # relative to an eigenvalue, by which a witness must surpass it
+LINE_TOLERANCE = 0.02  # residual, relative to the value, up to which a Ritz value is a line of the density
 
 
 @dataclass(frozen=True)
@@ -99,21 +97,21 @@ class _Rest:
         return [averaged_gauss(a, b) for a, b in zip(diagonals, offs, strict=True)], starts, first
 
 
-def _split(krylov: Krylov) -> tuple[np.ndarray, Tensor, list[Quadrature]]:
+def _split(krylov: Krylov) -> tuple[np.ndarray, np.ndarray, Tensor, list[Quadrature]]:
     """What a Krylov space says of the density.
 
     Returns:
-        Converged Ritz values away from zero, their vectors ``(k, n)``, and the run's own quadrature of the rest: its
-        start vector without the converged ones is a probe as well. (After a restart it is not known any more.)
+        Converged Ritz values away from zero, their errors, their vectors ``(k, n)``, and the run's own quadrature of the
+        rest: its start vector without the converged ones is a probe as well. (After a restart it is not known any more.)
     """
     values, coordinates, residuals = krylov.ritz()
-    settled = (residuals <= LINE_TOLERANCE * np.abs(values)) & (np.abs(values) > LINE_SIZE * np.abs(values).max())
+    settled = (residuals <= LINE_TOLERANCE * np.abs(values)) & (np.abs(values) > LINE_TOLERANCE * np.abs(values).max())
     own = []
     weights = coordinates[0, ~settled] ** 2
     if not krylov.restarted and weights.sum() > 0:
         rule = Rule(values[~settled], weights / weights.sum())
         own.append(Quadrature(rule, rule, 0))
-    return values[settled], krylov.vectors(coordinates[:, settled]), own
+    return values[settled], error_estimates(values, residuals)[settled], krylov.vectors(coordinates[:, settled]), own
 
 
 class _Moments:
@@ -212,7 +210,7 @@ def _witnessed(pairs: Eigenpairs, lines: np.ndarray, found: Sequence[float], sig
     a multiple one. It says nothing of pairs that are not among the lines. ``sign`` is -1 for the smallest.
     """
     highest = max(sign * value for value in found)
-    slack = pairs.residuals + WITNESS_SLACK * np.abs(pairs.values)
+    slack = pairs.residuals + LINE_TOLERANCE * np.abs(pairs.values)
     beaten = np.isin(pairs.values, lines) & (sign * pairs.values + slack < highest)
     return replace(pairs, converged=pairs.converged & ~beaten)
 
@@ -258,11 +256,11 @@ def analyse_spectrum(
     largest, smallest = (eigenpairs(krylov, which, k, tolerance) for which, k in (("largest", top), ("smallest", max(1, bottom))))
     moments = _Moments(krylov, trace_tolerance)
     counts = {"eigenvalues": krylov.products, "trace": 0, "density": 0}
-    lines = krylov.ritz()[0]
+    lines, errors = krylov.ritz()[0], None
     quadratures: list[Quadrature] = []
     if not moments.complete:
         on_stage("density")
-        lines, vectors, quadratures = _split(krylov)
+        lines, errors, vectors, quadratures = _split(krylov)
         rest = _Rest(matmat or _row_by_row(matvec), vectors, float(np.abs(krylov.projected).max()), seed + 1)
         probed, starts, images = rest.probe(max(1, density_probes), max(1, density_steps))
         moments.add(starts, images)
@@ -279,7 +277,7 @@ def analyse_spectrum(
         squared_frobenius=moments.square,
         effective_rank=moments.effective_rank,
         negative_mass=negative_mass(lines, quadratures, size),
-        density=spectral_density(lines, quadratures, size),
+        density=spectral_density(lines, quadratures, size, errors),
         trace_converged=moments.complete or moments.converged,
         products=counts,
     )

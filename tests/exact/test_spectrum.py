@@ -155,6 +155,13 @@ def test_the_errors_of_density_and_negative_mass_contain_the_distance_between_th
     exact = spectral_density(lines, [together] * 3, 100)
     np.testing.assert_allclose(exact.high, exact.low, rtol=1e-9)
     assert exact.width == pytest.approx(0.03)
+    # a line whose place is not certain: what it would be elsewhere is in the band
+    moved = spectral_density(np.array([1.0]), [together] * 3, 100, errors=np.array([0.05]))
+    for place in (0.95, 1.05):
+        elsewhere = spectral_density(np.array([place]), [together] * 3, 100)
+        inside = (moved.low <= elsewhere.density + 1e-9) & (elsewhere.density <= moved.high + 1e-9)
+        assert inside.all()
+        assert not (np.abs(elsewhere.density - moved.density) < 1e-3).all()
 
 
 def test_the_averaged_rule_stays_within_the_ritz_values() -> None:
