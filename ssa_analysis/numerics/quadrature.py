@@ -148,51 +148,6 @@ def spectral_density(
     if errors is not None:
         off = np.maximum(*(np.abs(_bumps(grid, lines + side * errors, width) - in_place) for side in (1, -1)))
         slack = apart + off.sum(1) / size
-    reach = student_reach(len(probes)) * spread + apart
-    stderr = float(np.hypot(spread / np.sqrt(len(probes)), apart))
-    return Interval(value, stderr, float(max(0.0, value - reach)), float(min(1.0, value + reach)))
-
-
-def spectral_density(
-    lines: np.ndarray,
-    probes: Sequence[Quadrature],
-    size: int,
-    errors: np.ndarray | None = None,
-    grid_points: int = GRID_POINTS,
-) -> Density:
-    """Stochastic Lanczos quadrature (Ghorbani et al. 2019) beside eigenvalues that are known, with a 95 % band.
-
-    Each of the ``lines`` has mass ``1 / size``, at its place. Nodes are widened to Gaussians no wider than it takes for
-    both rules of the probes to give the same density but for a tenth of the mass: narrower ones would show the nodes, not
-    the spectrum. The band is Student's interval over the probes, on the logarithm because their densities are
-    skewed, plus the distance between the two rules and what the lines may be off their place.
-
-    Args:
-        lines, probes, size: as in :func:`negative_mass`. errors: of the lines, of the same shape; None where exact.
-    """
-    share = 1 - len(lines) / size
-    nodes = np.concatenate([lines, *(p.rule.nodes for p in probes)])
-    weights = [np.full(len(lines), 1 / size), *(share / len(probes) * p.rule.weights for p in probes)]
-    start, end = nodes.min(), nodes.max()
-    relative = NARROWEST
-    while True:
-        width = relative * max(end - start, 1e-12)
-        grid = np.linspace(start - 5 * width, end + 5 * width, grid_points)
-        if not probes:
-            rest = apart = spread = np.zeros(grid_points)
-            break
-        curves = share * np.stack([_widened(p.rule, grid, width) for p in probes])
-        rest = curves.mean(0)
-        spread = curves.std(0, ddof=1) if len(probes) > 1 else np.full(grid_points, np.nan)
-        apart = np.abs(rest - share * np.mean([_widened(p.coarser, grid, width) for p in probes], axis=0))
-        if apart.sum() * (grid[1] - grid[0]) <= RULES_APART or relative * WIDTH_STEP > WIDEST:
-            break
-        relative *= WIDTH_STEP
-    known = _bumps(grid, lines, width) / size
-    moved = (
-        0.0 if errors is None else np.maximum(*(np.abs(_bumps(grid, lines + s * errors, width) / size - known) for s in (1, -1)))
-    )
-    known, slack = known.sum(1), apart + np.sum(moved, axis=-1)
     reach = student_reach(len(probes)) * spread / np.maximum(rest, 1e-300) if probes else spread
     factor = np.exp(np.minimum(reach, 50.0))
     low, high = np.maximum(known + rest / factor - slack, 0), known + rest * factor + slack
