@@ -177,8 +177,7 @@ def _restart(basis: Tensor, projected: np.ndarray, noise: np.ndarray, norm: floa
     keep = keep if len(keep) else np.arange(m - max(1, m // 2), m)
     kept = torch.as_tensor(coordinates[:, keep].T.copy(), dtype=basis.dtype, device=basis.device) @ basis
     basis[: len(keep)] = kept
-    mixed = np.sqrt(np.square(coordinates[:, keep]).T @ np.square(_known(noise, 0.0)))
-    noise[: len(keep)] = mixed + torch.finfo(basis.dtype).eps * np.abs(values[keep])  # the vectors were rounded anew
+    noise[: len(keep)] = np.sqrt(np.square(coordinates[:, keep]).T @ np.square(_known(noise, 0.0)))
     projected[:] = 0
     projected[np.arange(len(keep)), np.arange(len(keep))] = values[keep]
     # the couplings to the next vector come back as the next column, from its product with H

@@ -162,9 +162,8 @@ class _Moments:
             return exactly(self.known)
         value = self.known + float(np.mean(self.traces))
         stderr, freedom = self._trace_spread()
-        rounding = float(np.linalg.norm(self.krylov.noise))
-        reach = float(t_law.ppf(0.975, freedom)) * stderr + rounding
-        return Interval(value, float(np.hypot(stderr, rounding)), value - reach, value + reach)
+        reach = float(t_law.ppf(0.975, freedom)) * stderr
+        return Interval(value, stderr, value - reach, value + reach)
 
     @property
     def square(self) -> Interval:
