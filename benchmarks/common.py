@@ -79,7 +79,8 @@ def print_markdown(names: Sequence[str]) -> None:
     for row in (json.loads(line) for name in names for line in Path(name).read_text().splitlines()):
         pairs = [f"{_markdown_number(row[f'ours_{c}'])} : {_markdown_number(row[f'peer_{c}'])}" for c in columns]
         ratio = "-" if row["ratio"] is None else f"{row['ratio']:.1f}"
-        print(f"| {' | '.join([row['work'], row['peer'], ratio, *pairs])} |")
+        words = [row[column].replace("|", "\\|") for column in ("work", "peer")]
+        print(f"| {' | '.join([*words, ratio, *pairs])} |")
 
 
 # ---- the process that does the work ----
