@@ -35,9 +35,14 @@ class Krylov:
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ritz values in ascending order, their coordinates ``(m, m)`` in columns, and their residual norms ``(m,)``.
 
-        The residuals are those of exact arithmetic; :func:`eigenpairs` adds the noise.
+        The residuals are those of exact arithmetic; see :meth:`rounding` for what comes on top.
         """
         return _rayleigh_ritz(self.projected, self.next_norm)
+
+    def rounding(self, values: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+        """What rounding may add to the residuals of Ritz pairs: ``values (k,)``, ``coordinates (m, k)``; ``(k,)``."""
+        of_vectors = torch.finfo(self.basis.dtype).eps * np.abs(values)
+        return np.asarray(np.sqrt(np.square(coordinates).T @ np.square(self.noise)) + of_vectors)
 
     def vectors(self, coordinates: np.ndarray) -> Tensor:
         """``(k, n)`` vectors of the coordinates ``(m, k)``."""
@@ -192,9 +197,9 @@ def eigenpairs(krylov: Krylov, which: str, k: int, tolerance: float) -> Eigenpai
         tolerance: of ``converged``, on the error estimate relative to the value's magnitude.
     """
     values, coordinates, residuals = krylov.ritz()
-    noise = np.sqrt(np.square(coordinates).T @ np.square(krylov.noise)) + torch.finfo(krylov.basis.dtype).eps * np.abs(values)
-    errors = error_estimates(values, residuals) + noise
-    residuals = np.hypot(residuals, noise)
+    rounding = krylov.rounding(values, coordinates)
+    errors = error_estimates(values, residuals) + rounding
+    residuals = np.hypot(residuals, rounding)
     order = {"largest": np.argsort(-values), "smallest": np.argsort(values), "magnitude": np.argsort(-np.abs(values))}[which][:k]
     chosen = values[order]
     return Eigenpairs(

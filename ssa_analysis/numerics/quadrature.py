@@ -14,7 +14,8 @@ import numpy as np
 
 from ssa_analysis.numerics.resampling import Interval, exactly, student_reach
 
-NARROWEST, WIDEST = 0.01, 0.32  # standard deviation of a widened node, relative to the range of the spectrum
+NARROWEST, WIDEST = 0.01, 0.32  # standard deviation of a widened node, relative to the range of what is not a line
+NARROWEST_OF_ALL = 1e-4  # the same, relative to the range of everything
 WIDTH_STEP = 2**0.5
 RULES_APART = 0.1  # L1 distance between the densities of the two rules up to which a width will do
 GRID_POINTS = 400
@@ -45,7 +46,7 @@ class Density:
     narrowest that the quadratures resolve. ``nodes`` and ``weights`` are the same law before it is widened.
     """
 
-    grid: np.ndarray  # (g,)
+    grid: np.ndarray  # (g,) ascending; finer near lines far out
     density: np.ndarray  # (g,)
     low: np.ndarray  # (g,)
     high: np.ndarray  # (g,)
@@ -128,19 +129,20 @@ def spectral_density(
     share = 1 - len(lines) / size
     nodes = np.concatenate([lines, *(p.rule.nodes for p in probes)])
     weights = [np.full(len(lines), 1 / size), *(share / len(probes) * p.rule.weights for p in probes)]
-    start, end = nodes.min(), nodes.max()
+    bulk = np.concatenate([p.rule.nodes for p in probes]) if probes else lines
+    span = max(np.ptp(bulk), NARROWEST_OF_ALL / NARROWEST * np.ptp(nodes), 1e-12)
     relative = NARROWEST
     while True:
-        width = relative * max(end - start, 1e-12)
-        grid = np.linspace(start - 5 * width, end + 5 * width, grid_points)
+        width = relative * span
+        grid = _grid(bulk, lines, width, grid_points)
         if not probes:
-            rest = apart = spread = np.zeros(grid_points)
+            rest = apart = spread = np.zeros(len(grid))
             break
         curves = share * np.stack([_widened(p.rule, grid, width) for p in probes])
         rest = curves.mean(0)
-        spread = curves.std(0, ddof=1) if len(probes) > 1 else np.full(grid_points, np.nan)
+        spread = curves.std(0, ddof=1) if len(probes) > 1 else np.full(len(grid), np.nan)
         apart = np.abs(rest - share * np.mean([_widened(p.coarser, grid, width) for p in probes], axis=0))
-        if apart.sum() * (grid[1] - grid[0]) <= RULES_APART or relative * WIDTH_STEP > WIDEST:
+        if _integral(grid, apart) <= RULES_APART or relative * WIDTH_STEP > WIDEST:
             break
         relative *= WIDTH_STEP
     in_place = _bumps(grid, lines, width)
@@ -152,6 +154,19 @@ def spectral_density(
     factor = np.exp(np.minimum(reach, 50.0))
     low, high = np.maximum(known + rest / factor - slack, 0), known + rest * factor + slack
     return Density(grid, known + rest, low, high, width, nodes, np.concatenate(weights))
+
+
+def _grid(bulk: np.ndarray, lines: np.ndarray, width: float, points: int) -> np.ndarray:
+    """Even over the bulk and some widths beyond, and around each line outside of that."""
+    even = np.linspace(bulk.min() - 5 * width, bulk.max() + 5 * width, points)
+    outside = lines[(lines < even[0]) | (lines > even[-1])]
+    around = (outside[:, None] + width * np.linspace(-5, 5, 41)).ravel()
+    return np.unique(np.concatenate([even, around]))
+
+
+def _integral(grid: np.ndarray, values: np.ndarray) -> float:
+    """By the trapezoidal rule."""
+    return float((np.diff(grid) * (values[1:] + values[:-1]) / 2).sum())
 
 
 def _bumps(grid: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:

@@ -111,7 +111,8 @@ def _split(krylov: Krylov) -> tuple[np.ndarray, np.ndarray, Tensor, list[Quadrat
     if not krylov.restarted and weights.sum() > 0:
         rule = Rule(values[~settled], weights / weights.sum())
         own.append(Quadrature(rule, rule, 0))
-    return values[settled], error_estimates(values, residuals)[settled], krylov.vectors(coordinates[:, settled]), own
+    errors = error_estimates(values, residuals) + krylov.rounding(values, coordinates)
+    return values[settled], errors[settled], krylov.vectors(coordinates[:, settled]), own
 
 
 class _Moments:

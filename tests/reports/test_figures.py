@@ -220,6 +220,33 @@ def test_spectral_density_lines_bands_and_floor(frame: pd.DataFrame) -> None:
     assert (axes.get_yscale(), axes.get_ylabel(), axes.get_xlabel()) == ("log", "density (1/nats)", "eigenvalue (nats)")
 
 
+def test_a_single_eigenvalue_of_many_is_seen_in_the_density(frame: pd.DataFrame) -> None:
+    """Its bump is a billionth of the bulk's."""
+    rows = frame[frame["name"] == "negative_mass"]
+    grid = np.linspace(-1, 9, 101)
+    density = np.exp(-0.5 * (grid / 0.3) ** 2) + 1e-9 * np.exp(-0.5 * ((grid - 8) / 0.3) ** 2)
+    for row in rows.itertuples():
+        row.arrays.update(
+            {k: v.tolist() for k, v in {"eigenvalue": grid, "density": density, "low": density, "high": density}.items()}
+        )
+    (axes,) = panels(spectral_density(frame))
+    assert axes.get_xscale() == "linear"
+    assert 1e-11 < axes.get_ylim()[0] < 1e-9
+    shown = axes.lines[0].get_ydata()
+    assert shown[np.argmin(abs(grid - 8))] > 2 * shown[np.argmin(abs(grid - 5))]
+
+
+def test_densities_of_very_different_ranges_share_a_logarithmic_axis(frame: pd.DataFrame) -> None:
+    arrays = frame[frame["name"] == "negative_mass"].iloc[0]["arrays"]
+    arrays["eigenvalue"] = [1000 * value for value in arrays["eigenvalue"]]
+    (axes,) = panels(spectral_density(frame))
+    assert axes.get_xscale() == "symlog"
+    ticks = sorted(axes.get_xticks())
+    assert ticks[-1] <= max(arrays["eigenvalue"])
+    assert 0 in ticks
+    assert len(ticks) == len(set(ticks)) >= 4
+
+
 def test_slices_have_a_panel_a_method_and_the_mean_of_the_directions(frame: pd.DataFrame) -> None:
     figure = landscape_slices(frame)
     shown = panels(figure)
