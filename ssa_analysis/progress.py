@@ -26,10 +26,11 @@ def duration(seconds: float) -> str:
 
 
 class LoggedProgress:
-    """Counts steps towards a known total, and logs a line every ``interval`` seconds.
+    """Counts steps, towards a total where it is known, and logs a line every ``interval`` seconds.
 
     Args:
         what: names the work, for instance ``landscape of runs/a/last.pt``. unit: of the steps, in the plural.
+        total: None where nobody knows, as for an iteration that stops when it is accurate.
         done: steps taken up from an earlier run; they say nothing about the speed of this one.
         interval: seconds; None means ``INTERVAL``. clock: in seconds; tests put their own.
     """
@@ -37,7 +38,7 @@ class LoggedProgress:
     def __init__(
         self,
         what: str,
-        total: int,
+        total: int | None,
         *,
         unit: str = "steps",
         done: int = 0,
@@ -46,6 +47,7 @@ class LoggedProgress:
     ) -> None:
         self.what, self.total, self.unit = what, total, unit
         self.done, self.before = done, done
+        self.stage = ""
         self._interval = INTERVAL if interval is None else interval
         self._clock = clock
         self._started = self._told = clock()
@@ -54,12 +56,16 @@ class LoggedProgress:
         """Count one step; log a line if the last one is long enough ago."""
         self.done += 1
         now = self._clock()
-        if now - self._told < self._interval or self.done >= self.total:
+        if now - self._told < self._interval or (self.total is not None and self.done >= self.total):
             return
         self._told = now
-        left = (now - self._started) / (self.done - self.before) * (self.total - self.done)
+        spent, what = now - self._started, f"{self.what}, {self.stage}" if self.stage else self.what
+        if self.total is None:
+            LOGGER.info("%s: %d %s so far, %s", what, self.done, self.unit, duration(spent))
+            return
+        left = spent / (self.done - self.before) * (self.total - self.done)
         share = 100 * self.done // self.total
-        LOGGER.info("%s: %d of %d %s (%d %%), about %s left", self.what, self.done, self.total, self.unit, share, duration(left))
+        LOGGER.info("%s: %d of %d %s (%d %%), about %s left", what, self.done, self.total, self.unit, share, duration(left))
 
 
 def show_progress() -> None:

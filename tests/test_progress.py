@@ -46,6 +46,22 @@ def test_a_line_every_ten_seconds_with_share_and_time_left(caplog: pytest.LogCap
 
 
 @pytest.mark.usefixtures("clean_logger")
+def test_without_a_total_it_says_what_has_been_done(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    progress = LoggedProgress("curvature of a.pt", None, unit="products", clock=clock)
+    with caplog.at_level(logging.INFO, "ssa_analysis.progress"):
+        for stage in ("", "trace"):
+            progress.stage = stage
+            for _ in range(3):
+                clock.now += 4.0
+                progress.step()
+    assert [record.getMessage() for record in caplog.records] == [
+        "curvature of a.pt: 3 products so far, 12.0 s",
+        "curvature of a.pt, trace: 6 products so far, 24.0 s",
+    ]
+
+
+@pytest.mark.usefixtures("clean_logger")
 def test_nobody_sees_anything_who_has_not_asked(capfd: pytest.CaptureFixture[str]) -> None:
     LoggedProgress("work", 9, interval=0).step()
     assert not progress_is_shown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ssa_analysis.data.datasets import Data
@@ -11,13 +12,14 @@ from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.backends.adapter import density_arrays
 from ssa_analysis.measures.backends.curvlinops_backend import curvlinops_scores
 from ssa_analysis.measures.backends.pyhessian_backend import pyhessian_scores
-from ssa_analysis.measures.base import measure
+from ssa_analysis.measures.base import measure, run_context
 from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator, loss_modules
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.graph_memory import graph_memory
 from ssa_analysis.numerics.lanczos import Eigenpairs
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.numerics.spectrum import Spectrum, analyse_spectrum
+from ssa_analysis.progress import LoggedProgress
 from ssa_analysis.score import Score
 
 BACKENDS = ("lanczos", "pyhessian", "curvlinops")
@@ -83,6 +85,8 @@ def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list
             density_steps=settings.density_steps,
             seed=krylov_seed,
         )
+    progress = LoggedProgress(f"curvature of {run_context().label}", None, unit="products")
+    operator.on_work = progress.step
     spectrum = analyse_spectrum(
         operator.matvec,
         operator.size,
@@ -99,6 +103,7 @@ def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list
         device=operator.device,
         dtype=operator.dtype,
         matmat=operator.matmat,
+        on_stage=partial(setattr, progress, "stage"),
     )
     return spectrum_scores(spectrum, {"kind": settings.kind, "graphs": operator.plan})
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import MeasureError, SettingsError
-from ssa_analysis.measures.base import measure
+from ssa_analysis.measures.base import measure, run_context
 from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.flatness import (
@@ -28,6 +28,7 @@ from ssa_analysis.numerics.flatness import (
 from ssa_analysis.numerics.hessian import CurvatureOperator, flatten
 from ssa_analysis.numerics.resampling import mean_interval
 from ssa_analysis.numerics.seeding import derive_seed
+from ssa_analysis.progress import LoggedProgress
 from ssa_analysis.registry import unknown_name
 from ssa_analysis.score import Score
 
@@ -157,6 +158,8 @@ def flatness(encoder: Encoder, data: Data, settings: FlatnessSettings) -> list[S
     operator = fixed_operator(encoder, data, settings)
     number = find_layer(operator, settings.layer)
     groups, m = group_operator(encoder, data, settings)
+    progress = LoggedProgress(f"flatness of {run_context().label}", None, unit="losses and gradients")
+    operator.on_work = groups.on_work = progress.step
     weights = flatten([p.detach() for p in operator.parameters])
     seed = derive_seed(settings.seed, "flatness")
     exact = "exact for the fixed batches"

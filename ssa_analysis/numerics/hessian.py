@@ -187,6 +187,7 @@ class CurvatureOperator:
         self._shares: list[slice] = [self.ranks.rows(len(batch.inputs)) for batch in self.batches]
         self.size = sum(p.numel() for p in self.parameters)
         self.products = 0
+        self.on_work: Callable[[], None] = lambda: None  # called after every loss, gradient and product
         self._kept: list[list[Tensor]] | None = None
         self._kept_parts: list[tuple[Tensor, list[_Part]]] | None = None
 
@@ -209,6 +210,7 @@ class CurvatureOperator:
             memory=memory or self.memory,
             ranks=self.ranks,
         )
+        other.on_work = self.on_work
         if parameters is None:  # what one input takes has been measured
             other.bytes_per_input = self.bytes_per_input
         return other
@@ -288,7 +290,9 @@ class CurvatureOperator:
     def loss(self) -> float:
         """The mean loss over the batches, at the present parameters."""
         with torch.no_grad():
-            return sum(float(batch.loss(self._outputs(batch))) for batch in self.batches) / len(self.batches)
+            total = sum(float(batch.loss(self._outputs(batch))) for batch in self.batches)
+        self.on_work()
+        return total / len(self.batches)
 
     def _loss_gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs ``(k, d)`` of a batch, as a leaf, and the gradient of its loss with respect to them."""
@@ -303,6 +307,7 @@ class CurvatureOperator:
             mine = cotangent[self.ranks.rows(len(cotangent))]
             for part, rows in zip(self._mine(batch).split(self.chunk), mine.split(self.chunk), strict=True):
                 total += flatten(_grad(self._through(_pixels_last(part)), self.parameters, rows))
+        self.on_work()
         return self.ranks.sum(total) / len(self.batches)
 
     def matvec(self, vector: Tensor) -> Tensor:
@@ -322,6 +327,8 @@ class CurvatureOperator:
                 total[i] += flatten(_directional(gradients, piece, self.parameters))
             del gradients  # or it would live on while the next batch's graph is built
         self.products += len(vectors)
+        for _ in vectors:
+            self.on_work()
         return (self.ranks.sum(total) / len(self.batches)).to(vectors.dtype)
 
     def release(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.data.datasets import SPLITS, Data
 from ssa_analysis.errors import DataError, MeasureError, SettingsError
 from ssa_analysis.measures import MEASURES
+from ssa_analysis.measures.base import RunContext, running_in
 from ssa_analysis.measures.fixed_loss import FixedLossSettings, fixed_operator, in_scope, probe_as_layer
 from ssa_analysis.measures.probing import fit_probe
 from ssa_analysis.models.encoder import Encoder
@@ -368,3 +371,23 @@ def test_measures_of_a_checkpoint_without_projector(digits: Data, tmp_path: Path
     assert np.isfinite([score.value for score in scores]).all()
     with pytest.raises(MeasureError, match="no projector"):
         row.function(encoder, digits, row.make_settings(settings | {"loss": "contrastive"}))
+
+
+@pytest.mark.parametrize("measure", ["curvature", "flatness"])
+def test_long_measures_say_how_far_they_are(
+    encoder: Encoder, digits: Data, measure: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ssa_analysis.progress.INTERVAL", 0.0)
+    row = MEASURES.get(measure)
+    with caplog.at_level(logging.INFO, "ssa_analysis.progress"), running_in(RunContext(label="runs/a.pt")):
+        scores = row.function(encoder, digits, row.settings(pairs=16, batch=16))
+    lines = [record.getMessage() for record in caplog.records if record.name == "ssa_analysis.progress"]
+    counts = [int(match[1]) for line in lines if (match := re.search(r": (\d+) (?:products|losses and gradients) so far", line))]
+    assert counts == list(range(1, len(lines) + 1))
+    assert all(line.startswith(f"{measure} of runs/a.pt") for line in lines)
+    if measure == "curvature":
+        spent = {s.name: s.settings["products"] for s in scores}
+        assert counts[-1] == spent["lambda_max"] + spent["trace"] + spent["negative_mass"]
+        assert [line.split(",")[1].split(":")[0].strip() for line in lines] == (
+            ["eigenvalues"] * spent["lambda_max"] + ["density"] * spent["negative_mass"] + ["trace"] * spent["trace"]
+        )
