@@ -4,12 +4,12 @@ The Krylov space of the eigenvalues serves three more times. Its projected matri
 of the operator on that space exactly, so that random probes need only see the rest (Hutch++; Meyer et al. 2021). Its
 converged Ritz values enter the density as lines, and the others are a quadrature of the rest. And every probe is at
 once a sample of the trace, the start of another quadrature, and a witness: a Ritz value off the lines and beyond a wanted
-eigenvalue proves that one was missed.
+eigenvalue proves that one was missed, which a second run, off the lines, then looks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from ssa_analysis.numerics.resampling import Interval, exactly, mean_interval
 
 MatMat = Callable[[Tensor], Tensor]
 MIN_TRACE_PROBES = 4  # a standard error from fewer says little
+LEAST_AGAIN = 5  # products beyond the number of wanted pairs, below which a second search is not begun
 LINE_TOLERANCE = 0.02  # residual, relative to the value, up to which a Ritz value is a line of the density
 
 
@@ -57,6 +58,10 @@ class _Rest:
         for _ in range(2):
             vectors = vectors - (vectors @ self.rows.T) @ self.rows
         return vectors
+
+    def product(self, vector: Tensor) -> Tensor:
+        """``P H P v`` of a vector ``(n,)``."""
+        return self.project(self.matmat(self.project(vector[None])))[0]
 
     def probe(self, count: int, steps: int) -> tuple[list[Quadrature], Tensor, Tensor]:
         """``count`` Rademacher probes r side by side, ``steps`` Lanczos steps from each ``P r``.
@@ -97,12 +102,22 @@ class _Rest:
         return [averaged_gauss(a, b) for a, b in zip(diagonals, offs, strict=True)], starts, first
 
 
-def _split(krylov: Krylov) -> tuple[np.ndarray, np.ndarray, Tensor, list[Quadrature]]:
+@dataclass(frozen=True)
+class _Lines:
+    """Converged Ritz pairs away from zero, which the density shows one by one and which are deflated from the rest."""
+
+    values: np.ndarray  # (k,)
+    residuals: np.ndarray  # (k,)
+    errors: np.ndarray  # (k,)
+    vectors: Tensor  # (k, n)
+
+
+def _split(krylov: Krylov) -> tuple[_Lines, list[Quadrature]]:
     """What a Krylov space says of the density.
 
     Returns:
-        Converged Ritz values away from zero, their errors, their vectors ``(k, n)``, and the run's own quadrature of the
-        rest: its start vector without the converged ones is a probe as well. (After a restart it is not known any more.)
+        The lines, and the run's own quadrature of the rest: its start vector without the lines is a probe as well. (After
+        a restart it is not known any more.)
     """
     values, coordinates, residuals = krylov.ritz()
     settled = (residuals <= LINE_TOLERANCE * np.abs(values)) & (np.abs(values) > LINE_TOLERANCE * np.abs(values).max())
@@ -111,8 +126,9 @@ def _split(krylov: Krylov) -> tuple[np.ndarray, np.ndarray, Tensor, list[Quadrat
     if not krylov.restarted and weights.sum() > 0:
         rule = Rule(values[~settled], weights / weights.sum())
         own.append(Quadrature(rule, rule, 0))
-    errors = error_estimates(values, residuals) + krylov.rounding(values, coordinates)
-    return values[settled], errors[settled], krylov.vectors(coordinates[:, settled]), own
+    rounding = krylov.rounding(values, coordinates)
+    errors, residuals = error_estimates(values, residuals) + rounding, np.hypot(residuals, rounding)
+    return _Lines(values[settled], residuals[settled], errors[settled], krylov.vectors(coordinates[:, settled])), own
 
 
 class _Moments:
@@ -202,17 +218,35 @@ class _Moments:
         return len(self.traces) - before
 
 
-def _witnessed(pairs: Eigenpairs, lines: np.ndarray, found: Sequence[float], sign: float) -> Eigenpairs:
-    """Take ``converged`` back from every eigenvalue that something orthogonal to the lines surpasses.
+def _missed(pairs: Eigenpairs, lines: np.ndarray, seen: float, sign: float) -> np.ndarray:
+    """Which of the pairs are lines that something orthogonal to all lines surpasses: ``(k,)`` bool.
 
-    What was ``found`` are Rayleigh quotients of vectors orthogonal to the vectors of all ``lines``, so that by
+    What was ``seen`` is the Rayleigh quotient of a vector orthogonal to the vectors of all ``lines``, so that by
     interlacing an eigenvalue beyond those below it was missed: one that the start vector hardly saw, or a second copy of
     a multiple one. It says nothing of pairs that are not among the lines. ``sign`` is -1 for the smallest.
     """
-    highest = max(sign * value for value in found)
     slack = pairs.residuals + LINE_TOLERANCE * np.abs(pairs.values)
-    beaten = np.isin(pairs.values, lines) & (sign * pairs.values + slack < highest)
-    return replace(pairs, converged=pairs.converged & ~beaten)
+    return np.asarray(np.isin(pairs.values, lines) & (sign * pairs.values + slack < sign * seen))
+
+
+def _merged(lines: _Lines, again: Krylov, which: str, count: int, tolerance: float, seen: float) -> Eigenpairs:
+    """The ``count`` most extreme of the lines and of what a run off the lines found.
+
+    Its residuals miss what the operator leads back into the lines, at most the lines' own residuals, and its values shift
+    by at most ``min(r, r^2 / gap)`` for each line. Nothing below ``seen``, which is there off the lines, has converged.
+    """
+    off, sign = eigenpairs(again, which, count, tolerance), -1.0 if which == "smallest" else 1.0
+    gaps = np.abs(off.values[:, None] - lines.values)
+    shifts = np.minimum(lines.residuals, lines.residuals**2 / np.maximum(gaps, 1e-300)).sum(1)
+    values = np.concatenate([lines.values, off.values])
+    residuals = np.concatenate([lines.residuals, np.hypot(off.residuals, np.linalg.norm(lines.residuals))])
+    errors = np.concatenate([lines.errors, off.errors + shifts])
+    order = np.argsort(-sign * values)[:count]
+    converged = errors <= tolerance * np.maximum(np.abs(values), 1e-3 * np.abs(values).max())
+    if sign * seen > sign * off.values[0] + LINE_TOLERANCE * abs(off.values[0]):
+        converged &= sign * values > sign * seen
+    vectors = torch.cat([lines.vectors, off.vectors])[torch.from_numpy(order)]
+    return Eigenpairs(values[order], vectors, residuals[order], errors[order], converged[order])
 
 
 def analyse_spectrum(
@@ -260,14 +294,29 @@ def analyse_spectrum(
     quadratures: list[Quadrature] = []
     if not moments.complete:
         on_stage("density")
-        lines, errors, vectors, quadratures = _split(krylov)
-        rest = _Rest(matmat or _row_by_row(matvec), vectors, float(np.abs(krylov.projected).max()), seed + 1)
+        known, quadratures = _split(krylov)
+        lines, errors = known.values, known.errors
+        rest = _Rest(matmat or _row_by_row(matvec), known.vectors, float(np.abs(krylov.projected).max()), seed + 1)
         probed, starts, images = rest.probe(max(1, density_probes), max(1, density_steps))
         moments.add(starts, images)
         counts["density"] = sum(p.products for p in probed)
         quadratures += probed
-        largest = _witnessed(largest, lines, [p.rule.nodes.max() for p in probed], 1.0)
-        smallest = _witnessed(smallest, lines, [p.rule.nodes.min() for p in probed], -1.0)
+        seen = max(p.rule.nodes.max() for p in probed), min(p.rule.nodes.min() for p in probed)
+        missed = [_missed(p, lines, v, sign) for p, v, sign in zip((largest, smallest), seen, (1.0, -1.0), strict=True)]
+        if any(which.any() for which in missed):
+            largest, smallest = (replace(p, converged=p.converged & ~m) for p, m in zip((largest, smallest), missed, strict=True))
+            left = max_products - krylov.products
+            if left >= top + bottom + LEAST_AGAIN:
+                on_stage("eigenvalues")
+                again = krylov_space(
+                    rest.product, rest.project(random_vector(size, seed + 2, device, dtype)[None])[0], top=top, bottom=bottom,
+                    tolerance=tolerance, max_products=left, max_vectors=max_vectors - len(krylov.basis),
+                )  # fmt: skip
+                counts["eigenvalues"] += again.products
+                if missed[0].any():
+                    largest = _merged(known, again, "largest", top, tolerance, seen[0])
+                if missed[1].any():
+                    smallest = _merged(known, again, "smallest", max(1, bottom), tolerance, seen[1])
         on_stage("trace")
         counts["trace"] = moments.fill(rest, min(MIN_TRACE_PROBES, trace_probes), trace_probes, together=2)
     return Spectrum(

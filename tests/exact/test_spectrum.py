@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from ssa_analysis.numerics.lanczos import krylov_space, random_vector
 from ssa_analysis.numerics.quadrature import Quadrature, Rule, averaged_gauss, negative_mass, spectral_density
-from ssa_analysis.numerics.spectrum import Spectrum, _Moments, analyse_spectrum
+from ssa_analysis.numerics.spectrum import Spectrum, _Lines, _merged, _Moments, analyse_spectrum
 from ssa_analysis.numerics.transport import wasserstein_1d
 
 BULK = np.concatenate([[100, 50, 20, 10, 5], np.linspace(-0.5, 1, 295)])
@@ -173,16 +174,53 @@ def test_the_averaged_rule_stays_within_the_ritz_values() -> None:
     assert rule.weights.sum() == pytest.approx(1)
 
 
-def test_an_eigenvalue_that_the_start_vector_does_not_contain_takes_converged_back() -> None:
+TWINS = np.concatenate([[50, 50, 20, 10], np.linspace(0, 1, 150)])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_eigenvalue_that_the_start_vector_does_not_contain_is_found_off_the_others(sign: int) -> None:
     """Two copies of 50: a Krylov space holds one, and takes 20 for the second largest."""
-    spectrum = np.concatenate([[50, 50, 20, 10], np.linspace(0, 1, 150)])
-    matrix = dense_with(spectrum)
-    found = analyse_spectrum(lambda v: matrix @ v, 154, top=2, dtype=torch.float64)
-    np.testing.assert_allclose(found.largest.values, [50, 20], rtol=1e-3)
-    assert found.largest.converged.tolist() == [True, False]
-    turned = analyse_spectrum(lambda v: -(matrix @ v), 154, top=0, bottom=2, dtype=torch.float64)
-    np.testing.assert_allclose(turned.smallest.values, [-50, -20], rtol=1e-3)
-    assert turned.smallest.converged.tolist() == [True, False]
+    matrix = sign * dense_with(TWINS)
+    ends = {"top": 3} if sign > 0 else {"top": 0, "bottom": 3}
+    found = run(matrix, **ends)
+    pairs = found.largest if sign > 0 else found.smallest
+    np.testing.assert_allclose(pairs.values, sign * TWINS[:3], rtol=1e-3)
+    assert pairs.converged.all()
+    images = (pairs.vectors @ matrix - torch.from_numpy(pairs.values)[:, None] * pairs.vectors).norm(dim=1).numpy()
+    assert (images <= pairs.residuals * (1 + 1e-6)).all()
+    np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(3), atol=1e-9)
+    first = krylov_space(lambda v: matrix @ v, random_vector(154, 0, "cpu", torch.float64), tolerance=1e-3, **ends)
+    assert found.products["eigenvalues"] > first.products
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_was_missed_takes_converged_back_where_no_products_are_left(sign: int) -> None:
+    matrix, ends = sign * dense_with(TWINS), {"top": 2} if sign > 0 else {"top": 0, "bottom": 2}
+    first = krylov_space(lambda v: matrix @ v, random_vector(154, 0, "cpu", torch.float64), tolerance=1e-3, **ends)
+    found = run(matrix, max_products=first.products + 3, **ends)
+    pairs = found.largest if sign > 0 else found.smallest
+    np.testing.assert_allclose(pairs.values, [sign * 50, sign * 20], rtol=1e-3)
+    assert pairs.converged.tolist() == [True, False]
+    assert found.products["eigenvalues"] == first.products
+
+
+def test_five_copies() -> None:
+    found = run(dense_with(np.concatenate([[50] * 5, [20, 10], np.linspace(0, 1, 150)])), top=5)
+    np.testing.assert_allclose(found.largest.values, 50, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("seen", "converged"), [(30.0, [True, True, True]), (40.0, [True, False, False])])
+def test_a_second_search_that_finds_less_than_the_probes_saw_converges_nothing_below(seen: float, converged: list[bool]) -> None:
+    diagonal = torch.tensor([50.0, 20.0, 30.0, 1.0], dtype=torch.float64)
+    small = np.full(2, 1e-9)
+    lines = _Lines(np.array([50.0, 20.0]), small, small, torch.eye(4, dtype=torch.float64)[:2])
+    again = krylov_space(lambda v: diagonal * v, torch.tensor([0.0, 0, 1, 1], dtype=torch.float64))
+    for sign, which in ((1, "largest"), (-1, "smallest")):
+        turned = replace(again, projected=sign * again.projected)
+        known = replace(lines, values=sign * lines.values)
+        found = _merged(known, turned, which, 3, 1e-3, sign * seen)
+        np.testing.assert_allclose(found.values, [sign * 50, sign * 30, sign * 20])
+        assert found.converged.tolist() == converged
 
 
 def test_honest_runs_keep_converged(matrix: torch.Tensor) -> None:
