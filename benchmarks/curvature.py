@@ -480,7 +480,7 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
             data, arch="convnet", width=2 if smoke else 4, projector=(8, 4) if smoke else (16, 8), epochs=1 if smoke else 10
         )
         tiny = {"problem": str(save_problem(f"small-net-{data.name}", small, data, 32 if smoke else 128))}
-        settings = [(1, 20)] if smoke else [(1, 100), (5, 100), (10, 100)]
+        settings = [(1, 20)] if smoke else [(1, 100), (5, 100)]
         yield from density_rows(f"convnet on {data.name}", tiny, settings, 1 if smoke else 7)
 
 
