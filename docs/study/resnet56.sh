@@ -28,7 +28,7 @@ one() { # everything about one net; the images are 256 training images, as in th
         score "$1" "$2" $batchnorm.db "${images[@]}" --measures landscape --set landscape.batchnorm=$batchnorm \
             --set landscape.grid=15 --set landscape.directions=5
     done
-    score "$1" "$2" scores.db "${images[@]}" --measures flatness,curvature --set curvature.memory=4
+    score "$1" "$2" scores.db "${images[@]}" --measures flatness,curvature
 }
 
 one losslandscape_resnet56_model_300.t7 resnet56 > "$out/resnet56.log" 2>&1 &

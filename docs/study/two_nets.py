@@ -61,7 +61,7 @@ def main() -> None:
         for name in rows[0].index.intersection(rows[1].index, sort=False):
             a, b = (r.loc[name] for r in rows)
             ratio = f"{b['value'] / a['value']:.3g}" if a["value"] else "-"
-            invariant = a["settings"].get("invariance", "nothing")
+            invariant = a["settings"].get("invariance", "none")
             print(f"| {measure} {name} | {cell(a)} | {cell(b)} | {ratio} | {verdict(name, a, b)} | {invariant} |")
 
 

@@ -34,6 +34,7 @@ Network = Callable[[Tensor], Tensor]
 KINDS = ("hessian", "gauss-newton")
 DEFAULT_MEMORY = 2 * 2**30  # bytes
 PROBE_INPUTS = 8  # the memory of a graph is measured on this many inputs
+SLICE_WEIGHTS = 14  # times the weights' own bytes, that a slice has of graph at least
 SLICE_BYTES = 2**27  # of graph, that go through a network at once on a CPU: what is larger falls out of its caches
 
 
@@ -268,9 +269,13 @@ class CurvatureOperator:
         """Inputs that go through the network at once inside a graph.
 
         On CPUs, where a whole batch would push every layer's output through the main memory: a product with a width-16
-        ResNet-18 and 1024 inputs takes less than half of the time in slices. GPUs have the batch whole.
+        ResNet-18 and 1024 inputs takes less than half of the time in slices. But each slice reads and writes all weights,
+        so that it should not be small beside them. GPUs have the batch whole.
         """
-        return 2**60 if self.device.type != "cpu" else max(4, min(64, int(SLICE_BYTES / self.bytes_per_input)))
+        if self.device.type != "cpu":
+            return 2**60
+        weights = self.size * self.parameters[0].element_size()
+        return max(4, min(64, int(max(SLICE_BYTES, SLICE_WEIGHTS * weights) / self.bytes_per_input)))
 
     def _through(self, inputs: Tensor) -> Tensor:
         """The network's outputs for inputs ``(k, ...)``, slice by slice, in one graph."""

@@ -13,6 +13,7 @@ MatVec = Callable[[Tensor], Tensor]
 # steps on end that must meet the tolerance: an eigenvector that the start vector hardly contains shows late, and with
 # two steps up to 3 % of the runs on spectra of near pairs ended before it did, with three 0.5 %
 STABLE_STEPS = 3
+DOT_BLOCK = 2**16  # entries whose float64 copies stay in a cache
 NOISE_FACTOR = 3.0  # the basis sees only a part of a product's rounding
 
 
@@ -70,6 +71,17 @@ def random_vector(size: int, seed: int, device: torch.device | str, dtype: torch
     """``(n,)`` standard normal vector; drawn on the CPU so that every device gets the same one."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(size, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
+
+
+def exact_dot(first: Tensor, second: Tensor) -> float:
+    """Dot product of two vectors ``(n,)``, summed in float64.
+
+    On CPUs block by block: two float64 copies of millions of weights cost more than all the rest.
+    """
+    if first.device.type != "cpu":
+        return float(torch.dot(first.double(), second.double()))
+    blocks = zip(first.split(DOT_BLOCK), second.split(DOT_BLOCK), strict=True)
+    return sum(float(torch.dot(a.double(), b.double())) for a, b in blocks)
 
 
 def error_estimates(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
@@ -134,10 +146,10 @@ def krylov_space(
         product = matvec(vector)
         products += 1
         rows = basis[: m + 1]
-        floor = torch.finfo(start.dtype).eps * float(product.double().norm())
+        floor = torch.finfo(start.dtype).eps * float(product.norm())
         coefficients = torch.mv(rows, product)
         # the column of T in float64: float32 sums over millions of weights would cost it its last digits
-        column = np.array([float(torch.dot(row.double(), product.double())) for row in rows[-2:]])
+        column = np.array([exact_dot(row, product) for row in rows[-2:]])
         product = product - rows.T @ coefficients
         correction = torch.mv(rows, product)
         product = product - rows.T @ correction
@@ -147,7 +159,7 @@ def krylov_space(
         coupled = False
         projected[m, : m + 1] = projected[: m + 1, m] = full
         m += 1
-        norm = float(product.double().norm())
+        norm = exact_dot(product, product) ** 0.5
         scale = max(scale, norm, float(np.abs(full).max()))
         exhausted = norm <= 10 * torch.finfo(start.dtype).eps * scale
         if exhausted or products >= max_products or m == size:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssa_analysis.numerics.lanczos import eigenpairs, krylov_space, random_vector
+from ssa_analysis.numerics.lanczos import eigenpairs, exact_dot, krylov_space, random_vector
 
 SPECTRA = {
     "gapped": np.concatenate([[100, 50, 20, 10, 5], np.linspace(-0.1, 1, 195)]),
@@ -124,3 +124,12 @@ def test_in_single_precision_the_residuals_bound_those_that_a_product_shows(name
     truth = np.sort(np.linalg.eigvalsh(matrix.double().numpy()))[::-1][:3]
     assert (np.abs(found.values - truth) <= found.errors).all()
     assert not eigenpairs(krylov, "largest", 3, 1e-9).converged.any()
+
+
+def test_the_dot_product_of_single_precision_vectors_is_summed_in_double() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (torch.from_numpy(rng.standard_normal(3 * 2**16 + 5).astype(np.float32)) for _ in range(2))
+    truth = float(torch.dot(first.double(), second.double()))
+    size = float(torch.dot(first.double().abs(), second.double().abs()))
+    assert abs(exact_dot(first, second) - truth) < 1e-14 * size
+    assert abs(float(torch.dot(first, second)) - truth) > 1e-12 * size
