@@ -230,9 +230,20 @@ def test_slices_that_keep_a_cpu_s_caches_warm_change_nothing(
     identity = torch.eye(whole.size, dtype=torch.float64)[:7]
     expected = whole.matmat(identity), whole.gradient(), whole.loss()
     monkeypatch.setattr("ssa_analysis.numerics.hessian.SLICE_BYTES", 0)
+    monkeypatch.setattr("ssa_analysis.numerics.hessian.SLICE_WEIGHTS", 0)
     sliced = CurvatureOperator(watched, whole.batches, whole.parameters, kind=kind, memory=whole.memory)
     assert sliced.plan == whole.plan
     sizes.clear()
     found = sliced.matmat(identity), sliced.gradient(), sliced.loss()
     assert max(sizes) == min(4, sliced.chunk)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_slices_are_not_small_beside_the_weights(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = problem.operator()
+    weights = operator.size * operator.parameters[0].element_size()
+    monkeypatch.setattr("ssa_analysis.numerics.hessian.SLICE_BYTES", 10 * operator.bytes_per_input)
+    monkeypatch.setattr("ssa_analysis.numerics.hessian.SLICE_WEIGHTS", 20.5 * operator.bytes_per_input / weights)
+    assert operator.slice_length == 20  # what the weights ask for, where it is more than what fits the caches
+    monkeypatch.setattr("ssa_analysis.numerics.hessian.SLICE_WEIGHTS", 0)
+    assert problem.operator().slice_length == 10
