@@ -52,7 +52,7 @@ class CurvatureSettings(FixedLossSettings):
     backend: str = "lanczos"
 
 
-@measure("curvature", "Hessian eigenvalues, trace, norms and spectral density of the loss", CurvatureSettings, revision=4)
+@measure("curvature", "Hessian eigenvalues, trace, norms and spectral density of the loss", CurvatureSettings, revision=5)
 def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list[Score]:
     """Scores ``lambda_max``, ``lambda_1 .. lambda_k``, ``lambda_min``, ``trace``, ``frobenius``, and what follows from them.
 

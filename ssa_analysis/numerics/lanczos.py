@@ -47,7 +47,7 @@ class Krylov:
 
     def vectors(self, coordinates: np.ndarray) -> Tensor:
         """``(k, n)`` vectors of the coordinates ``(m, k)``."""
-        return torch.as_tensor(coordinates.T.copy(), dtype=self.basis.dtype, device=self.basis.device) @ self.basis
+        return _combined(coordinates, self.basis)
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,19 @@ def exact_dot(first: Tensor, second: Tensor) -> float:
         return float(torch.dot(first.double(), second.double()))
     blocks = zip(first.split(DOT_BLOCK), second.split(DOT_BLOCK), strict=True)
     return sum(float(torch.dot(a.double(), b.double())) for a, b in blocks)
+
+
+def _combined(coordinates: np.ndarray, basis: Tensor) -> Tensor:
+    """Linear combinations of the rows of a basis ``(m, n)``: coordinates ``(m, k)``, result ``(k, n)``.
+
+    Summed in float64, block by block, and rounded once: a vector's rounding, times the largest eigenvalue, is part of
+    its residual.
+    """
+    weights = torch.as_tensor(coordinates.T.copy(), dtype=torch.float64, device=basis.device)
+    result = torch.empty(len(weights), basis.shape[1], dtype=basis.dtype, device=basis.device)
+    for part, block in zip(result.split(DOT_BLOCK, dim=1), basis.split(DOT_BLOCK, dim=1), strict=True):
+        part.copy_(weights @ block.double())
+    return result
 
 
 def error_estimates(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
@@ -175,14 +188,20 @@ def krylov_space(
         if m == len(basis):
             m = _restart(basis, projected, noise, norm, top, bottom)
             restarted = coupled = True
-    noise = NOISE_FACTOR * _known(noise[:m], torch.finfo(start.dtype).eps * scale)
+    noise = NOISE_FACTOR * _known(noise[:m], torch.finfo(start.dtype).eps * scale)[0]
     vector = product / norm if norm > 0 else torch.zeros_like(product)
     return Krylov(basis[:m], projected[:m, :m].copy(), norm, vector, products, restarted, noise)
 
 
-def _known(noise: np.ndarray, floor: float) -> np.ndarray:
-    """``noise (m,)`` with the largest of it, or the floor, where it could not be measured."""
-    return np.asarray(np.nan_to_num(noise, nan=max(floor, float(np.nanmax(noise, initial=floor)))))
+def _known(noise: np.ndarray, floor: float) -> tuple[np.ndarray, float]:
+    """The noise of each product ``(m,)``, and what is typical of a product.
+
+    Where it could not be measured, the largest or ``floor``, and never less than what is typical: rounding is as large as
+    the largest eigenvalue makes it, whatever the direction, and a few basis vectors see a small part of it by chance.
+    """
+    typical = float(np.sqrt(np.nanmean(np.square(noise)))) if np.isfinite(noise).any() else 0.0
+    filled = np.nan_to_num(noise, nan=max(floor, float(np.nanmax(noise, initial=floor))))
+    return np.maximum(filled, typical), typical
 
 
 def _restart(basis: Tensor, projected: np.ndarray, noise: np.ndarray, norm: float, top: int, bottom: int) -> int:
@@ -192,9 +211,9 @@ def _restart(basis: Tensor, projected: np.ndarray, noise: np.ndarray, norm: floa
     extra = (m - top - bottom) // 3
     keep = _wanted(values, top + (extra if top else 0), bottom + (extra if bottom else 0))
     keep = keep if len(keep) else np.arange(m - max(1, m // 2), m)
-    kept = torch.as_tensor(coordinates[:, keep].T.copy(), dtype=basis.dtype, device=basis.device) @ basis
-    basis[: len(keep)] = kept
-    noise[: len(keep)] = np.sqrt(np.square(coordinates[:, keep]).T @ np.square(_known(noise, 0.0)))
+    basis[: len(keep)] = _combined(coordinates[:, keep], basis)
+    known, typical = _known(noise, 0.0)
+    noise[: len(keep)] = np.sqrt(np.square(coordinates[:, keep]).T @ np.square(known) + typical**2)  # rounded once more
     projected[:] = 0
     projected[np.arange(len(keep)), np.arange(len(keep))] = values[keep]
     # the couplings to the next vector come back as the next column, from its product with H

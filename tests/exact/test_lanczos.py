@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -111,19 +113,25 @@ def test_krylov_relation_and_residual_bound_hold_for_any_spectrum(
 @pytest.mark.parametrize("max_vectors", [200, 16])
 def test_in_single_precision_the_residuals_bound_those_that_a_product_shows(name: str, max_vectors: int) -> None:
     """Far beyond its tolerance the recurrence claims residuals that float32 products cannot have."""
-    matrix = dense_with(SPECTRA[name], dtype=torch.float32)
-    krylov = krylov_space(
-        lambda v: matrix @ v, random_vector(len(matrix), 0, "cpu", torch.float32), top=3, max_products=60, max_vectors=max_vectors
-    )
-    found = eigenpairs(krylov, "largest", 3, 1e-3)
-    vectors, exact = found.vectors.double(), torch.from_numpy(found.values)
-    shown = (vectors @ matrix.double() - exact[:, None] * vectors).norm(dim=1).numpy()
-    assert (shown <= found.residuals).all()
-    # and no more than they must: the rounding of a giant is not that of the others
-    assert (found.residuals <= 40 * shown).all()
-    truth = np.sort(np.linalg.eigvalsh(matrix.double().numpy()))[::-1][:3]
-    assert (np.abs(found.values - truth) <= found.errors).all()
-    assert not eigenpairs(krylov, "largest", 3, 1e-9).converged.any()
+    slack = []
+    for seed in range(20):
+        matrix = dense_with(SPECTRA[name], seed, dtype=torch.float32)
+        krylov = krylov_space(
+            partial(torch.mv, matrix),
+            random_vector(len(matrix), seed, "cpu", torch.float32),
+            top=3,
+            max_products=60,
+            max_vectors=max_vectors,
+        )
+        found = eigenpairs(krylov, "largest", 3, 1e-3)
+        vectors, exact = found.vectors.double(), torch.from_numpy(found.values)
+        shown = (vectors @ matrix.double() - exact[:, None] * vectors).norm(dim=1).numpy()
+        assert (shown <= found.residuals).all()
+        slack.append(found.residuals / shown)
+        truth = np.sort(np.linalg.eigvalsh(matrix.double().numpy()))[::-1][:3]
+        assert (np.abs(found.values - truth) <= found.errors).all()
+        assert not eigenpairs(krylov, "largest", 3, 1e-9).converged.any()
+    assert (np.median(slack, axis=0) <= 50).all()  # the rounding of a float32 product, not a multiple of the spectrum
 
 
 def test_the_dot_product_of_single_precision_vectors_is_summed_in_double() -> None:
