@@ -36,7 +36,8 @@ class Section:
     svg: str  # base64
 
 
-def _bytes(figure: Figure, kind: str) -> bytes:
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """A figure as ``png``, ``pdf`` or ``svg``; the same figure always gives the same bytes."""
     stream = io.BytesIO()
     # dates would make two reports of one store differ
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
@@ -114,8 +115,8 @@ def write_report(
         if figure is None:
             continue
         for kind in ("png", "pdf"):
-            write_atomically(figure_folder / f"{entry.name}.{kind}", _bytes(figure, kind))
-        svg = base64.b64encode(_bytes(figure, "svg")).decode()
+            write_atomically(figure_folder / f"{entry.name}.{kind}", figure_bytes(figure, kind))
+        svg = base64.b64encode(figure_bytes(figure, "svg")).decode()
         sections.append(Section(entry.name, entry.title, entry.caption, svg))
     on_step("tables")
     tables = {

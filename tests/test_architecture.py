@@ -70,7 +70,7 @@ def test_libraries_stay_where_they_belong(library: str, home: str) -> None:
 
 
 def test_measures_do_not_import_each_other() -> None:
-    families = {"curvature", "flatness", "landscape", "shift", "robustness", "downstream", "representation"}
+    families = {"curvature", "flatness", "landscape", "shift", "views", "robustness", "downstream", "representation"}
     for family in families:
         for name in imported(ROOT / "ssa_analysis" / "measures" / f"{family}.py"):
             parts = name.split(".")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FIELDS = [
@@ -44,3 +47,31 @@ def test_curvature_prints_one_object_a_line_with_the_documented_fields(tmp_path:
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in (heading, rule, *table)}) == 1
     for line, row in zip(table, rows, strict=True):
         assert line.replace("\\|", "|").startswith(f"| {row['work']} | {row['peer']} | {row['ratio']:.1f} | ")
+
+
+def test_shift_prints_a_row_for_every_peer_that_is_installed() -> None:
+    rows = [json.loads(line) for line in run("shift.py", "--smoke", "--json").splitlines()]
+    assert all(list(row) == FIELDS for row in rows)
+    peers = {
+        "MMD": {"torchdrift": "torchdrift", "hyppo": "hyppo"},
+        "exact W1": {"POT": "ot"},
+        "sliced W2": {"POT": "ot"},
+        "Sinkhorn": {"geomloss": "geomloss"},
+    }
+    for part, modules in peers.items():
+        there = {name for name, module in modules.items() if importlib.util.find_spec(module) is not None}
+        assert {p for p in modules if any(part in r["work"] and p in r["peer"] for r in rows)} == there, part
+    assert any("GEMM" in row["peer"] for row in rows)
+    for row in rows:
+        assert row["ratio"] == row["peer_seconds"] / row["ours_seconds"]
+        assert row["ours_error"] < 1e-3  # of float32 and of the tolerance, whatever the size
+        assert row["peer_error"] is None or row["peer_error"] < 0.05
+    extrapolated = [row for row in rows if "extrapolated from 2 permutations" in row["peer"]]
+    assert len(extrapolated) == len([row for row in rows if row["peer"].startswith(("torchdrift", "hyppo"))])
+
+
+def test_shift_runs_the_parts_that_are_asked_for_and_refuses_others() -> None:
+    rows = [json.loads(line) for line in run("shift.py", "--smoke", "--json", "--only", "exact").splitlines()]
+    assert {row["work"].split(",")[0] for row in rows} <= {"exact W1 from the cost matrix"}
+    with pytest.raises(AssertionError, match="--only takes some of mmd,exact,sliced,sinkhorn, got energy"):
+        run("shift.py", "--only", "energy,mmd")

@@ -23,7 +23,15 @@ from ssa_analysis.reports.figures.landscape import (
 )
 from ssa_analysis.reports.figures.linking import correlations, score_scatter
 from ssa_analysis.reports.figures.robustness import corruption_curves
-from ssa_analysis.reports.figures.shift import pair_similarities, shift_statistics
+from ssa_analysis.reports.figures.shift import (
+    margins,
+    null_histograms,
+    pair_differences,
+    pair_map,
+    pair_similarities,
+    shift_statistics,
+)
+from ssa_analysis.reports.figures.views import shift_against_strength, views_ranking
 
 
 @dataclass(frozen=True)
@@ -113,8 +121,47 @@ FIGURES = (
     FigureEntry(
         "pair_similarities",
         "Similarity within ideal and practical pairs",
-        "Distribution of z·z⁺; the distance between the two means is the alignment gap.",
+        "Distribution of z·z⁺; the distance between the two means (lines) is about the alignment gap.",
         pair_similarities,
+    ),
+    FigureEntry(
+        "pair_differences",
+        "Distance within ideal and practical pairs",
+        "Length of the difference coordinate (z − z⁺)/√2, in which a change of dependence shows.",
+        pair_differences,
+    ),
+    FigureEntry(
+        "margins",
+        "Margins under both laws",
+        "u = log β + log E exp(z·z⁻/τ) − z·z⁺/τ with the same negatives. The loss is softplus(u), so that the W₁ distance "
+        "between the two bounds what the shift can cost (rung R6).",
+        margins,
+    ),
+    FigureEntry(
+        "null_histograms",
+        "MMD of ideal and practical pairs, and under permutation",
+        "Grey: squared MMD when the labels ideal and practical are exchanged at random. Line: the observed one. Joint is over "
+        "a ladder of bandwidths, in units of the kernels' spread.",
+        null_histograms,
+    ),
+    FigureEntry(
+        "pair_map",
+        "Pairs in the plane",
+        "Both ends of sixty pairs of each kind on the two principal components of all of them, joined by a line.",
+        pair_map,
+    ),
+    FigureEntry(
+        "views_ranking",
+        "Augmentations by the shift they leave",
+        "Each variant of the recipe with its 95 % interval; the same images for all, so that differences are known better than "
+        "the bars suggest (see the scores' settings). Band: views of two images of one class.",
+        views_ranking,
+    ),
+    FigureEntry(
+        "shift_against_strength",
+        "Shift against augmentation strength",
+        "Strength 0 leaves the augmentation out, 1 is the recipe. Band: views of two images of one class.",
+        shift_against_strength,
     ),
     FigureEntry(
         "corruption_curves",

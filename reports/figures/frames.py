@@ -40,6 +40,11 @@ def panel_choice(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby("method", sort=False).head(share).head(MAX_PANELS)
 
 
+def one_of_each(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """At most ``count`` rows: the first of each method, then the second ones, and so on."""
+    return rows.assign(_turn=rows.groupby("method", sort=False).cumcount()).sort_values("_turn", kind="stable").head(count)
+
+
 def grid_shape(count: int, columns: int = 4) -> tuple[int, int]:
     """Rows and columns for ``count`` panels."""
     columns = min(columns, count)

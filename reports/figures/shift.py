@@ -6,11 +6,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from ssa_analysis.reports.figures.frames import error_bars, grid_shape, lowest_panels, panel_choice, rows_of, with_arrays
+from ssa_analysis.reports.figures.frames import (
+    error_bars,
+    grid_shape,
+    lowest_panels,
+    one_of_each,
+    panel_choice,
+    rows_of,
+    with_arrays,
+)
 from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, plain, styled
 
 STATISTICS = ("marginal", "sum", "difference", "joint", "cross_moment")
 SIGNIFICANT = 0.05
+NULL_CHECKPOINTS = 4  # rows of the figures that take a row a checkpoint
 
 
 def shift_statistics(frame: pd.DataFrame) -> Figure | None:
@@ -38,25 +47,94 @@ def shift_statistics(frame: pd.DataFrame) -> Figure | None:
     return figure
 
 
-def pair_similarities(frame: pd.DataFrame) -> Figure | None:
-    """Histograms of z.z+ under both laws, one panel a checkpoint."""
-    chosen = list(with_arrays(panel_choice(rows_of(frame, "shift", "alignment_gap")), "ideal"))
+def _paired(frame: pd.DataFrame, score: str, keys: tuple[str, str], label: str) -> Figure | None:
+    """Densities of one quantity under both laws, one panel a checkpoint; ``keys`` name the arrays, ideal first."""
+    chosen = list(with_arrays(panel_choice(rows_of(frame, "shift", score)), keys[0]))
     if not chosen:
         return None
     rows, columns = grid_shape(len(chosen))
     figure, axes = new_figure(1.7 * rows + 0.3, rows=rows, columns=columns, sharex=True, sharey=True)
-    low = min(min(a["ideal"] + a["practical"]) for _, _, a in chosen)
-    bins = np.linspace(low, 1, 25)
+    pooled = np.concatenate([np.array(a[keys[0]] + a[keys[1]]) for _, _, a in chosen])
+    bins = np.linspace(pooled.min(), pooled.max() + 1e-9, 30)
     with styled():
         for panel, (name, _, arrays) in zip(axes, chosen, strict=False):
-            panel.hist(arrays["ideal"], bins, density=True, histtype="step", color="black", label="ideal (same class)")
-            panel.hist(arrays["practical"], bins, density=True, alpha=0.5, color="#56B4E9", label="practical (two views)")
+            panel.hist(arrays[keys[0]], bins, density=True, histtype="step", color="black", label="ideal (same class)")
+            panel.hist(arrays[keys[1]], bins, density=True, alpha=0.5, color="#56B4E9", label="practical (two views)")
+            for key, line in zip(keys, ({"color": "black"}, {"color": "#0072B2", "linestyle": "--"}), strict=True):
+                panel.axvline(float(np.mean(arrays[key])), linewidth=0.8, **line)
             panel.set_title(plain(name))
         for panel in axes[len(chosen) :]:
             panel.set_visible(False)
         for panel in lowest_panels(axes, len(chosen), columns):
-            panel.set_xlabel("z·z⁺")
-        axes[0].set_ylabel("density")
+            panel.set_xlabel(label)
+        for panel in axes[::columns]:
+            panel.set_ylabel("density")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def pair_similarities(frame: pd.DataFrame) -> Figure | None:
+    """Similarities z.z+ under both laws."""
+    return _paired(frame, "alignment_gap", ("ideal", "practical"), "z·z⁺")
+
+
+def pair_differences(frame: pd.DataFrame) -> Figure | None:
+    """Lengths of the difference coordinate under both laws."""
+    return _paired(frame, "alignment_gap", ("ideal_difference", "practical_difference"), "|z − z⁺| / √2")
+
+
+def margins(frame: pd.DataFrame) -> Figure | None:
+    """Margins u under both laws; their W1 is rung R6."""
+    return _paired(frame, "margin_w1", ("ideal", "practical"), "margin u (nats)")
+
+
+def null_histograms(frame: pd.DataFrame) -> Figure | None:
+    """The MMD of each coordinate under permutation, and the observed one: a row for each of the first checkpoints."""
+    chosen = one_of_each(rows_of(frame, "shift", "mmd2_difference"), NULL_CHECKPOINTS)["checkpoint"].tolist()
+    found = {
+        (row.checkpoint, row.name): row
+        for row in frame[(frame["measure"] == "shift") & frame["name"].str.startswith("mmd2_")].itertuples(index=False)
+        if row.checkpoint in chosen and row.arrays.get("null")
+    }
+    if not found:
+        return None
+    figure, axes = new_figure(1.5 * len(chosen) + 0.4, rows=len(chosen), columns=len(STATISTICS))
+    with styled():
+        for number, panel in enumerate(axes):
+            checkpoint, statistic = chosen[number // len(STATISTICS)], STATISTICS[number % len(STATISTICS)]
+            row = found.get((checkpoint, f"mmd2_{statistic}"))
+            if row is None:
+                panel.set_visible(False)
+                continue
+            panel.hist(row.arrays["null"], 30, density=True, color="#999999")
+            panel.axvline(row.value, color="#D55E00", linewidth=1.2)
+            panel.set_title(f"{statistic.replace('_', ' ')}\np = {row.settings['p_value']:.2g}")
+            panel.set_yticks([])
+            panel.tick_params(axis="x", labelsize=5)
+            panel.xaxis.get_offset_text().set_fontsize(5)
+            if number % len(STATISTICS) == 0:
+                panel.set_ylabel(plain(checkpoint), fontsize=7)
+        handles = [
+            Line2D([], [], color="#999999", linewidth=5, label="under permutation"),
+            Line2D([], [], color="#D55E00", label="observed MMD²"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def pair_map(frame: pd.DataFrame) -> Figure | None:
+    """Both ends of pairs on their two principal components, joined by a line: ideal pairs left, practical ones right."""
+    chosen = list(with_arrays(one_of_each(rows_of(frame, "shift", "alignment_gap"), NULL_CHECKPOINTS), "map_ideal"))
+    if not chosen:
+        return None
+    figure, axes = new_figure(2.4 * len(chosen) + 0.3, rows=len(chosen), columns=2, sharex="row", sharey="row")
+    with styled():
+        for (name, _, arrays), panels in zip(chosen, zip(axes[::2], axes[1::2], strict=True), strict=True):
+            for panel, law, color in zip(panels, ("ideal", "practical"), ("black", "#0072B2"), strict=True):
+                for x, y, x_plus, y_plus in arrays[f"map_{law}"]:
+                    panel.plot([x, x_plus], [y, y_plus], color=color, linewidth=0.5, alpha=0.6, marker="o", markersize=1.8)
+                panel.set_title(f"{plain(name)}: {law} pairs")
+                panel.set_xlabel(f"component 1 (both: {arrays['map_share']:.0%} of the variance)", fontsize=7)
+            panels[0].set_ylabel("component 2")
     return figure

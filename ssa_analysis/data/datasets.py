@@ -11,8 +11,6 @@ on the same images, and no encoder is ever scored on an image it was trained on 
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,29 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssa_analysis.data.files import RawImages, in_memory, load_files
 from ssa_analysis.errors import DataError, SettingsError, UnknownDataError
 from ssa_analysis.registry import Registry, unknown_name
 
 SPLITS = ("train", "probe", "held-out")
 SPLIT_SHARES = (0.4, 0.3, 0.3)  # without official test images
 PROBE_SHARE = 0.2  # of the official training images, where the test images are the held-out split
-MEMORY_LIMIT = 6 * 2**30  # bytes of decoded images; beyond it a subset must be asked for
-
-
-@dataclass(frozen=True)
-class RawImages:
-    """What a source delivers, before it is split.
-
-    Attributes:
-        labels: ``(n,)`` int64.
-        read: indices ``(k,)`` -> ``(k, 3, h, w)`` uint8 images; called once, with those images that some split uses.
-        test_count: how many images, the last ones, are official test images.
-    """
-
-    labels: Tensor
-    class_names: tuple[str, ...]
-    read: Callable[[Tensor], Tensor]
-    test_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +48,8 @@ class Data:
     """Images with labels and splits.
 
     Attributes:
-        images: ``(n, 3, h, w)`` uint8. labels: ``(n,)`` int64 in 0..M-1.
+        images: ``(n, 3, h, w)`` uint8. labels: ``(n,)`` int64 in 0..M-1; all 0 where there are none.
+        class_names: empty where the images have no labels.
         splits: name -> ``(k,)`` indices; pairwise disjoint.
         fingerprint: SHA-256 over images, labels and splits, first 16 hex digits.
     """
@@ -86,6 +69,23 @@ class Data:
         """Height and width of the images in pixels."""
         return int(self.images.shape[-1])
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return bool(self.class_names)
+
+    def labels_if_any(self, split: str) -> Tensor | None:
+        """``(k,)`` labels of a split, None where the images have none."""
+        return self.labels_of(split) if self.labelled else None
+
+    def require_labels(self) -> None:
+        """DataError where the images have no labels."""
+        if not self.labelled:
+            raise DataError(
+                f"{self.name}: the images have no labels, which this needs; give a folder with a folder of images for each "
+                "class, or an .npz file with y (n,)"
+            )
+
     def images_of(self, split: str) -> Tensor:
         """``(k, 3, h, w)`` uint8 images of a split."""
         return self.images[self._index(split)]
@@ -101,6 +101,7 @@ class Data:
 
     def require_classes(self, per_class: int = 2) -> None:
         """DataError unless probe and held-out hold at least two classes with ``per_class`` images each, the same ones."""
+        self.require_labels()
         present = []
         for split in ("probe", "held-out"):
             counts = torch.bincount(self.labels_of(split), minlength=len(self.class_names))
@@ -218,10 +219,11 @@ def load_data(
     image_size: int | None = None,
     download: bool = True,
 ) -> Data:
-    """Load a registered data set, a class-per-folder image tree, or an ``.npz`` file.
+    """Load a registered data set, a folder of images (a folder for each class, or loose ones), or an ``.npz`` file.
 
     Args:
-        name: a name of ``DATASETS``, a folder, or a ``.npz`` path with ``x (n, h, w, c) uint8`` and ``y (n,)``.
+        name: a name of ``DATASETS``, a folder, or a ``.npz`` path with ``x (n, h, w, c) uint8`` and, where there
+            are labels, ``y (n,)``.
         root: where torchvision's files lie or go (default ``~/.cache/ssa-analysis``).
         subset: use about this many images, spread over the splits and classes in proportion.
         image_size: resize to this many pixels (bilinear, antialiased); required for image trees of mixed sizes.
@@ -254,89 +256,6 @@ def resize(images: Tensor, size: int) -> Tensor:
         for chunk in images.split(4096)
     ]
     return torch.cat([p.round().clamp(0, 255).to(torch.uint8) for p in pieces])
-
-
-def load_files(path: Path, image_size: int | None) -> RawImages:
-    """An ``.npz`` file or a class-per-folder tree of images."""
-    return load_npz(path) if path.suffix == ".npz" else load_image_tree(path, image_size)
-
-
-def in_memory(images: Tensor, labels: Tensor, class_names: tuple[str, ...], test_count: int = 0) -> RawImages:
-    """``RawImages`` of a tensor ``(n, 3, h, w)`` uint8."""
-    return RawImages(labels, class_names, lambda index: images[index], test_count)
-
-
-def load_npz(path: Path) -> RawImages:
-    """``x (n, h, w, c)`` uint8 with c = 1 or 3 and ``y (n,)`` integers; pickled arrays are never loaded."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        with open(path, "rb") as stream:  # numpy would leave a damaged archive open
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):  # np.load goes by the content, not by the name
-                raise DataError(f"{path}: a single array (.npy); it needs an .npz with x (n, h, w, c) uint8 and y (n,)")
-            missing = [key for key in ("x", "y") if key not in archive]
-            if missing:
-                raise DataError(f"{path}: no array {missing[0]!r}; it needs x (n, h, w, c) uint8 and y (n,)")
-            x, y = archive["x"], archive["y"]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError) as error:
-        raise DataError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
-    if x.ndim == 3:
-        x = x[..., None]
-    if x.ndim != 4 or x.dtype != np.uint8 or x.shape[-1] not in (1, 3):
-        raise DataError(f"{path}: x must be (n, h, w, 1 or 3) uint8, got {x.shape} {x.dtype}")
-    if y.ndim != 1 or len(y) != len(x) or not np.issubdtype(y.dtype, np.integer):
-        raise DataError(f"{path}: y must be ({len(x)},) integers, got {y.shape} {y.dtype}")
-    classes, labels = np.unique(y, return_inverse=True)
-    images = torch.from_numpy(np.ascontiguousarray(np.repeat(x, 3 // x.shape[-1], axis=-1).transpose(0, 3, 1, 2)))
-    return in_memory(images, torch.from_numpy(labels.astype(np.int64)), tuple(str(c) for c in classes))
-
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-
-
-def load_image_tree(path: Path, image_size: int | None = None) -> RawImages:
-    """``path/CLASS/**/*.png`` and so on; decoded only once the splits are known.
-
-    With ``image_size`` each image is resized to it on its shorter side and centre-cropped; without, all images must
-    be square and of one size.
-    """
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder")
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [[f for f in sorted(d.rglob("*")) if f.suffix.lower() in IMAGE_SUFFIXES] for d in folders]
-    names = tuple(folder.name for folder, files in zip(folders, found, strict=True) if files)
-    files = [file for group in found for file in group]
-    if not files:
-        raise DataError(f"{path}: no images in class folders; expected {path}/CLASS/IMAGE.png and the like")
-    sizes = [len(group) for group in found if group]
-    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    return RawImages(labels, names, lambda index: _decode([files[i] for i in index.tolist()], image_size))
-
-
-def _decode(files: list[Path], image_size: int | None) -> Tensor:
-    """``(n, 3, size, size)`` uint8 from image files."""
-    from PIL import Image
-    from torchvision.transforms.v2 import functional as transform
-
-    size = image_size
-    decoded: list[Tensor] = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                pixels: Tensor = transform.pil_to_tensor(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file}: not a readable image ({error})") from error
-        height, width = pixels.shape[1:]
-        size = size or width
-        if image_size is None and (height, width) != (size, size):
-            raise DataError(f"{file}: {width}x{height} pixels, expected {size}x{size}; pass --image-size to resize all")
-        if len(files) * 3 * size * size > MEMORY_LIMIT:
-            raise DataError(f"{len(files)} images of {size} px do not fit in memory; pass --subset")
-        if (height, width) != (size, size):
-            pixels = transform.center_crop(transform.resize(pixels, [size], antialias=True), [size, size])
-        decoded.append(pixels)
-    return torch.stack(decoded)
 
 
 def default_root() -> Path:

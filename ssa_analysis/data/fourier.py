@@ -1,7 +1,8 @@
 """Fourier amplitude augmentation: the part of SSA-CLR that narrows the shift between practical and ideal pairs.
 
 The amplitude spectrum of an image is mixed with that of a partner, the phase is kept (Xu et al. 2021, FACT; Yang
-and Soatto 2020, FDA): ``x' = F^-1[((1 - lambda)|X| + lambda |Y|) exp(i arg X)]`` inside a low-frequency window.
+and Soatto 2020, FDA): ``x' = F^-1[((1 - lambda)|X| + lambda |Y|) exp(i arg X)]`` inside a low-frequency window, for each
+channel, before normalisation, clipped to [0, 1]. ``PRESETS`` has the published forms under their names.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class FourierSettings:
         alpha: lambda ~ U(0, alpha) for each image.
         window: integer half-width b >= 1 of the low-frequency window, None for the whole band: frequencies with
             ``|k_y| <= b`` and ``|k_x| <= b`` are mixed.
+        swap: lambda = alpha for every image instead.
+        share: the half-width as a share of the image's shorter side, at least 1 pixel: FDA's L. Excludes ``window``.
         partner: ``batch`` (random image of the batch), ``nearest`` (in feature space), ``class`` (random image of
             the same class: an oracle, for studies).
     """
@@ -31,14 +34,30 @@ class FourierSettings:
     alpha: float = 1.0
     window: int | None = None
     partner: str = "batch"
+    swap: bool = False
+    share: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise SettingsError(f"alpha of the Fourier augmentation must lie in [0, 1], got {self.alpha}")
         if self.window is not None and self.window < 1:
             raise SettingsError(f"the Fourier window must be at least 1, got {self.window}")
+        if self.share is not None and (self.window is not None or not 0 < self.share <= 0.5):
+            raise SettingsError(f"the Fourier share must lie in (0, 0.5] and excludes a window, got {self.share}, {self.window}")
         if self.partner not in PARTNERS:
             raise SettingsError(f"the Fourier partner must be one of {', '.join(PARTNERS)}, got {self.partner!r}")
+
+    def half_width(self, height: int, width: int) -> int | None:
+        """Half-width of the window in frequencies, None for the whole band."""
+        return self.window if self.share is None else max(1, int(self.share * min(height, width)))
+
+
+PRESETS: dict[str, FourierSettings] = {
+    "fourier": FourierSettings(),
+    "fact": FourierSettings(),  # mix with U(0, 1) over the whole band (Xu et al. 2021, section 3.1)
+    "fda": FourierSettings(swap=True, share=0.05),  # low frequencies swapped; L of 0.01, 0.05 and 0.09 are published
+    "apr": FourierSettings(swap=True),  # the whole amplitude swapped (Chen et al. 2021, APR-P)
+}
 
 
 def low_frequency_mask(height: int, width: int, window: int | None, device: torch.device | str = "cpu") -> Tensor:
@@ -112,7 +131,31 @@ def fourier_augment(
         images: ``(n, c, h, w)`` floats in [0, 1].
         generator: a CPU generator; the same draws on every device.
     """
-    count = len(images)
-    partner = choose_partners(count, settings, generator, labels, features).to(images.device)
-    lam = (torch.rand(count, generator=generator) * settings.alpha).to(images)
-    return mix_amplitude(images, images[partner], lam, settings.window)
+    partner, lam = _draw(images, settings, generator, labels, features)
+    return mix_amplitude(images, images[partner], lam, settings.half_width(*images.shape[-2:]))
+
+
+def _draw(
+    images: Tensor, settings: FourierSettings, generator: torch.Generator, labels: Tensor | None, features: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Partner and lambda of each image."""
+    partner = choose_partners(len(images), settings, generator, labels, features).to(images.device)
+    lam = (torch.rand(len(images), generator=generator) * settings.alpha).to(images)
+    return partner, torch.full_like(lam, settings.alpha) if settings.swap else lam
+
+
+def clipped_share(
+    images: Tensor,
+    settings: FourierSettings,
+    generator: torch.Generator,
+    labels: Tensor | None = None,
+    features: Tensor | None = None,
+) -> float:
+    """Share of the values of ``images (n, c, h, w)`` that the augmentation would clip; arguments of :func:`fourier_augment`.
+
+    Where an image is already black or white, rounding alone puts values a little outside; a thousandth of the range is
+    let pass.
+    """
+    partner, lam = _draw(images, settings, generator, labels, features)
+    mixed = mix_amplitude(images, images[partner], lam, settings.half_width(*images.shape[-2:]), clip=False)
+    return float(((mixed < -1e-3) | (mixed > 1 + 1e-3)).float().mean())

@@ -96,7 +96,7 @@ def fixed_batches(
     """
     if batch < 2:
         raise SettingsError(f"a contrastive batch needs at least 2 pairs, got {batch}")
-    images, labels = data.images_of(split), data.labels_of(split)
+    images, labels = data.images_of(split), data.labels_if_any(split)
     if len(images) < batch:
         raise DataError(
             f"{data.name}: the {split} split holds {len(images)} images, fewer than a batch of {batch}; "
@@ -106,6 +106,6 @@ def fixed_batches(
     for number, index in enumerate(draw_images(data, split, max(batch, pairs), batch, seed)):
         near = features[index] if features is not None else None
         pair_seed = derive_seed(seed, "fixed batch", number)
-        first, second = practical_pairs(images[index], views, pair_seed, labels[index], near)
+        first, second = practical_pairs(images[index], views, pair_seed, None if labels is None else labels[index], near)
         batches.append(PairBatch(first, second))
     return batches

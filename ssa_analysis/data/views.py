@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ssa_analysis.data.fourier import FourierSettings, fourier_augment
+from ssa_analysis.data.fourier import PRESETS, FourierSettings, fourier_augment
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.numerics.seeding import generator, seeded
 from ssa_analysis.registry import check_fields, unknown_name
@@ -70,11 +70,11 @@ RECIPES: dict[str, ViewRecipe] = {
 
 
 def named_recipe(name: str) -> ViewRecipe:
-    """A recipe by name, ``NAME`` or ``NAME+fourier``; SettingsError with suggestions otherwise."""
-    base, _, extra = name.partition("+")
-    if base not in RECIPES or extra not in ("", "fourier"):
-        raise unknown_name("view recipe", name, [*RECIPES, *(f"{r}+fourier" for r in RECIPES)])
-    return replace(RECIPES[base], fourier=FourierSettings()) if extra else RECIPES[base]
+    """A recipe by name, ``NAME`` or ``NAME+PRESET`` with a Fourier preset; SettingsError with suggestions otherwise."""
+    base, plus, extra = name.partition("+")
+    if base not in RECIPES or (plus and extra not in PRESETS):
+        raise unknown_name("view recipe", name, [*RECIPES, *(f"{r}+{p}" for r in RECIPES for p in PRESETS)])
+    return replace(RECIPES[base], fourier=PRESETS[extra]) if extra else RECIPES[base]
 
 
 def to_float(images: Tensor) -> Tensor:

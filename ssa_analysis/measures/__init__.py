@@ -1,6 +1,6 @@
 """The measure families, each a function ``(encoder, data, settings) -> list[Score]``; importing this registers them."""
 
-from ssa_analysis.measures import curvature, downstream, flatness, landscape, representation, robustness, shift
+from ssa_analysis.measures import curvature, downstream, flatness, landscape, representation, robustness, shift, views
 from ssa_analysis.measures.base import MEASURES, Measure, MeasureSettings, measure
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "representation",
     "robustness",
     "shift",
+    "views",
 ]

@@ -216,22 +216,44 @@ def split_embeddings(encoder: Encoder, data: Data, split: str) -> Tensor:
     )
 
 
+def on_views(
+    encoder: Encoder, data: Data, split: str, recipe: ViewRecipe, seed: int, function: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """``function`` of two views of every image of a split: one practical pair an image, ``(n, ...)`` each, on the CPU.
+
+    The same seed and recipe give the same views to every function.
+    """
+    views = Views(recipe, data.image_size)
+    images, labels = data.images_of(split), data.labels_if_any(split)
+    first: list[Tensor] = []
+    second: list[Tensor] = []
+    features = split_features(encoder, data, split) if views.needs_features else None
+    for number, index in enumerate(torch.arange(len(images)).split(256)):
+        pair_seed = derive_seed(seed, "practical", split, number)
+        near = features[index] if features is not None else None
+        known = labels[index] if labels is not None else None
+        for part, view in zip((first, second), practical_pairs(images[index], views, pair_seed, known, near), strict=True):
+            part.append(in_batches(function, view, encoder.device))
+    return torch.cat(first), torch.cat(second)
+
+
+def practical_features(encoder: Encoder, data: Data, split: str, settings: MeasureSettings) -> tuple[Tensor, Tensor]:
+    """Features ``(n, feature_dim)`` of two views of every image of a split."""
+    recipe = resolve_recipe(encoder, data, settings.views)
+    key = ("practical features", data.fingerprint, split, repr(recipe), settings.seed)
+    return remembered(  # type: ignore[no-any-return]
+        encoder, key, lambda: on_views(encoder, data, split, recipe, settings.seed, encoder.features)
+    )
+
+
 def practical_embeddings(encoder: Encoder, data: Data, split: str, settings: MeasureSettings) -> tuple[Tensor, Tensor]:
     """Embeddings ``(n, d)`` of two views of every image of a split: one practical pair an image."""
     recipe = resolve_recipe(encoder, data, settings.views)
 
     def compute() -> tuple[Tensor, Tensor]:
-        views = Views(recipe, data.image_size)
-        images, labels = data.images_of(split), data.labels_of(split)
-        first: list[Tensor] = []
-        second: list[Tensor] = []
-        features = split_features(encoder, data, split) if views.needs_features else None
-        for number, index in enumerate(torch.arange(len(images)).split(256)):
-            seed = derive_seed(settings.seed, "practical", split, number)
-            near = features[index] if features is not None else None
-            for part, view in zip((first, second), practical_pairs(images[index], views, seed, labels[index], near), strict=True):
-                part.append(in_batches(encoder.embed, view, encoder.device))
-        return torch.cat(first), torch.cat(second)
+        both = practical_features(encoder, data, split, settings)
+        first, second = (in_batches(encoder.embed_features, h, encoder.device) for h in both)
+        return first, second
 
     key = ("practical", data.fingerprint, split, repr(recipe), settings.seed)
     return remembered(encoder, key, compute)  # type: ignore[no-any-return]

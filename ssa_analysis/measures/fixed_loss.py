@@ -161,6 +161,7 @@ def _contrastive(encoder: Encoder, data: Data, settings: FixedLossSettings) -> t
 
 
 def _supervised(encoder: Encoder, data: Data, settings: FixedLossSettings) -> tuple[nn.Module, list[Batch]]:
+    data.require_labels()
     head = _classifier(encoder, data, settings)
     order = draw_images(data, settings.split, settings.pairs, settings.batch, settings.seed)
     images, labels = data.images_of(settings.split), data.labels_of(settings.split)

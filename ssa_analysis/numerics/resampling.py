@@ -64,6 +64,32 @@ def jackknife_stderr(leave_one_out: np.ndarray) -> float:
     return float(np.sqrt((n - 1) / n * np.square(leave_one_out - leave_one_out.mean()).sum()))
 
 
+def group_jackknife(
+    statistic: Callable[[list[np.ndarray]], float], sizes: list[int], groups: int = 20, seed: int = 0
+) -> tuple[Interval, list[np.ndarray]]:
+    """A statistic of independent samples, with the error of leaving out a random group of one of them at a time.
+
+    Args:
+        statistic: takes an index array for each sample.
+        sizes: of the samples. groups: of each sample; at most its size.
+
+    Returns:
+        Value, standard error and Student's 95 % interval; and for each sample the values without a group ``(groups,)``,
+        from which errors of differences between statistics of the same samples follow (:func:`jackknife_stderr`).
+    """
+    rng = np.random.default_rng(seed)
+    every = [np.arange(size) for size in sizes]
+    value = float(statistic(every))
+    without = []
+    for number, size in enumerate(sizes):
+        parts = np.array_split(rng.permutation(size), min(groups, size))
+        kept = [np.sort(np.setdiff1d(every[number], part, assume_unique=True)) for part in parts]
+        without.append(np.array([statistic([*every[:number], keep, *every[number + 1 :]]) for keep in kept]))
+    stderr = float(np.sqrt(sum(jackknife_stderr(values) ** 2 for values in without)))
+    reach = float(t_law.ppf(0.975, min(len(w) for w in without) - 1)) * stderr
+    return Interval(value, stderr, value - reach, value + reach), without
+
+
 def student_reach(count: int) -> float:
     """Half the width of Student's 95 % interval of a mean over ``count`` values, in units of their standard deviation.
 

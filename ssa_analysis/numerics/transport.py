@@ -1,6 +1,9 @@
-"""Wasserstein distances: one-dimensional, sliced, Gaussian (Bures) and exact."""
+"""Wasserstein distances on the line, by assignment, and by linear programming, and what sampling alone adds to them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +13,11 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from ssa_analysis.errors import MeasureError
+from ssa_analysis.numerics.resampling import Interval, mean_interval
+
+Distance = Callable[[Tensor, Tensor], float]
+LEAST_GROUPS = 4  # independent estimates behind an interval; fewer say little of their spread
+LEAST_ROWS = 4 * LEAST_GROUPS  # each takes two batches of at least two rows
 
 
 def wasserstein_1d(
@@ -19,57 +27,75 @@ def wasserstein_1d(
     return float(wasserstein_distance(x, y, x_weights, y_weights))
 
 
-def _quantiles(sorted_columns: Tensor, points: Tensor) -> Tensor:
-    """Step quantile function of each sorted column ``(n, p)`` at ``points (q,)`` in (0, 1)."""
-    n = sorted_columns.shape[0]
-    return sorted_columns[(points * n).ceil().long().clamp(1, n) - 1]
-
-
-def sliced_wasserstein2(x: Tensor, y: Tensor, *, projections: int = 200, seed: int = 0) -> tuple[float, float]:
-    """Squared sliced 2-Wasserstein distance (Bonneel et al. 2015) between ``x (n, d)`` and ``y (m, d)``.
-
-    Returns:
-        The mean over random directions, and its Monte-Carlo standard error over the directions alone.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(x.shape[1], projections, generator=generator).to(x)
-    directions = directions / directions.norm(dim=0)
-    a, b = (x @ directions).sort(dim=0).values, (y @ directions).sort(dim=0).values
-    if len(a) == len(b):
-        per_direction = (a - b).square().mean(0)
-    else:
-        # both quantile functions are constant between the merged steps i/n and j/m
-        steps = torch.cat(
-            [torch.arange(1, len(a) + 1, device=x.device) / len(a), torch.arange(1, len(b) + 1, device=x.device) / len(b)]
-        )
-        steps = steps.double().sort().values
-        edges = torch.cat([steps.new_zeros(1), steps])
-        width, middle = edges.diff(), (edges[1:] + edges[:-1]) / 2
-        gap = (_quantiles(a, middle) - _quantiles(b, middle)).square()
-        per_direction = (gap * width[:, None].to(gap)).sum(0)
-    return float(per_direction.mean()), float(per_direction.std() / projections**0.5)
-
-
-def gaussian_w2(x: Tensor, y: Tensor) -> float:
-    """Squared 2-Wasserstein distance between the Gaussians with the samples' moments (Bures; the FID's formula).
-
-    ``|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2)``, in float64.
-    """
-    x, y = x.double(), y.double()
-    cx, cy = torch.atleast_2d(torch.cov(x.T)), torch.atleast_2d(torch.cov(y.T))
-    values, vectors = torch.linalg.eigh(cx)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cy @ root).clamp_min(0).sqrt().sum()
-    mean = (x.mean(0) - y.mean(0)).square().sum()
-    return float((mean + cx.trace() + cy.trace() - 2 * cross).clamp_min(0))
-
-
 def exact_wasserstein(cost: np.ndarray) -> float:
-    """Optimal assignment cost between two uniform samples of equal size, from the ``(n, n)`` cost matrix."""
+    """Optimal assignment cost between two uniform samples of equal size, from the ``(n, n)`` cost matrix.
+
+    Shortest augmenting paths (scipy; Crouse 2016). Memory is the matrix in float64 and a copy.
+
+    Raises:
+        MeasureError: the samples differ in size, or a cost is not finite.
+    """
     if cost.shape[0] != cost.shape[1]:
         raise MeasureError(f"the assignment needs samples of equal size, got {cost.shape[0]} and {cost.shape[1]}")
+    if not np.isfinite(cost).all():
+        raise MeasureError("a transport cost is not finite")
     rows, columns = linear_sum_assignment(cost)
     return float(cost[rows, columns].mean())
+
+
+def exact_distance(x: Tensor, y: Tensor, power: int = 1) -> float:
+    """``W_1``, or ``W_2^2`` with ``power=2``, between the empirical laws of ``x (n, d)`` and ``y (n, d)``, Euclidean cost.
+
+    A plug-in: between samples of one law in many dimensions it is far from zero. See :func:`floored_distance`.
+    """
+    cost = torch.cdist(x.double(), y.double())
+    return exact_wasserstein((cost if power == 1 else cost.square_()).cpu().numpy())
+
+
+def pair_transport(x: Tensor, y: Tensor) -> float:
+    """``W_c`` between two samples of pairs ``(n, 2d)`` with the ground costs of rung R5; the smaller of the two.
+
+    ``c = 2|z - w| + |z+ - w+|``, or ``1.5|z - w| + 1.5|z+ - w+|`` for losses averaged over both directions.
+    """
+    d = x.shape[1] // 2
+    first, second = (torch.cdist(x[:, s].double(), y[:, s].double()).cpu().numpy() for s in (slice(0, d), slice(d, None)))
+    return min(exact_wasserstein(2 * first + second), exact_wasserstein(1.5 * (first + second)))
+
+
+@dataclass(frozen=True)
+class FlooredDistance:
+    """A plug-in distance between batches of two samples, less that between batches of one sample."""
+
+    difference: Interval
+    plug_in: float
+    floor: float
+    batch: int
+
+
+def floored_distance(x: Tensor, y: Tensor, distance: Distance, batch: int) -> FlooredDistance:
+    """Mean plug-in distance between disjoint batches, less the mean of both samples' own split floors.
+
+    Batches 2j and 2j + 1 give one independent estimate: the distances of x's batches to y's, less those of x's batches to
+    each other and of y's. Their spread is the error. In many dimensions the distances of small batches are mostly
+    floor, whatever the law; what is left over depends on the size of the batch and is comparable at equal size only.
+
+    Args:
+        batch: rows of a batch; fewer where the samples would give less than four estimates.
+
+    Raises:
+        MeasureError: fewer than 16 rows in a sample.
+    """
+    rows = min(len(x), len(y))
+    batch = min(batch, rows // (2 * LEAST_GROUPS))
+    if batch < 2:
+        raise MeasureError(f"a distance with its sampling floor needs at least {LEAST_ROWS} samples of each law, got {rows}")
+    parts_x, parts_y = x[: rows // batch * batch].split(batch), y[: rows // batch * batch].split(batch)
+    plug_in, floor = [], []
+    for j in range(0, len(parts_x) // 2 * 2, 2):
+        plug_in.append((distance(parts_x[j], parts_y[j]) + distance(parts_x[j + 1], parts_y[j + 1])) / 2)
+        floor.append((distance(parts_x[j], parts_x[j + 1]) + distance(parts_y[j], parts_y[j + 1])) / 2)
+    differences = mean_interval(np.subtract(plug_in, floor))
+    return FlooredDistance(differences, float(np.mean(plug_in)), float(np.mean(floor)), batch)
 
 
 def transport_lp(p: np.ndarray, q: np.ndarray, cost: np.ndarray) -> float:

@@ -156,7 +156,7 @@ def train(
     device = torch.device(device)
     folder = make_folder(Path(out))
     checkpoint = folder / "last.pt"
-    images, labels = data.images_of("train").to(device), data.labels_of("train")
+    images, labels = data.images_of("train").to(device), data.labels_if_any("train")
     steps_per_epoch = len(images) // settings.batch
     if steps_per_epoch == 0:
         raise DataError(f"{data.name}: {len(images)} training images are fewer than a batch of {settings.batch}; lower --batch")
@@ -182,7 +182,8 @@ def train(
             index = order[number * settings.batch : (number + 1) * settings.batch]
             chosen = images[index.to(device)]
             neighbours = partner_features(encoder, chosen) if views.needs_features else None
-            first, second = views.pair(chosen, derive_seed(settings.seed, "step", step), labels[index], neighbours)
+            known = None if labels is None else labels[index]
+            first, second = views.pair(chosen, derive_seed(settings.seed, "step", step), known, neighbours)
             rate = learning_rate(step, total, warmup, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -205,9 +206,8 @@ def train(
             kept = f"; {checkpoint} is of the last good epoch" if checkpoint.exists() else ""
             raise MeasureError(f"the training diverged in epoch {epoch + 1} (loss {mean_loss:.4g}); lower --lr{kept}")
         last = epoch + 1 == settings.epochs
-        knn = (
-            online_knn(encoder, data, device) if settings.knn_every and ((epoch + 1) % settings.knn_every == 0 or last) else None
-        )
+        neighbours_due = settings.knn_every and data.labelled and ((epoch + 1) % settings.knn_every == 0 or last)
+        knn = online_knn(encoder, data, device) if neighbours_due else None
         row = EpochLog(
             epoch + 1, settings.epochs, (epoch + 1) * steps_per_epoch, mean_loss, rate, knn, time.perf_counter() - started
         )

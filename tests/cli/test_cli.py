@@ -296,7 +296,7 @@ class TestScore:
             "curvature": "pairs=16 batch=16 top=2 max_products=12 trace_probes=3 density_probes=2 density_steps=4",
             "flatness": "pairs=16 batch=16 steps=1 restarts=1 draws=2",
             "landscape": "pairs=16 batch=16 directions=2 points=3 grid=3",
-            "shift": "permutations=10 projections=5 bootstrap=5",
+            "shift": "permutations=19 projections=5 groups=4",
             "robustness": "images=20",
             "representation": "bootstrap=5",
         }

@@ -41,7 +41,6 @@ def test_labels_are_renumbered_and_their_names_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": X}, "no array 'y'"),
         ({"y": Y, "images": X}, "no array 'x'"),
         ({"x": X.astype(np.float32) / 255, "y": Y}, "x must be .* uint8, got .* float32"),
         ({"x": X.transpose(0, 3, 1, 2), "y": Y}, r"x must be .*, got \(12, 3, 6, 6\)"),
@@ -170,11 +169,11 @@ def test_a_truncated_image_is_named(tmp_path: Path, image_tree: Path) -> None:
 
 
 def test_a_folder_without_images_says_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no images in class folders; expected .*/CLASS/IMAGE\.png"):
+    with pytest.raises(DataError, match=r"no images; expected .*/CLASS/IMAGE\.png .* or .*/IMAGE\.png without labels"):
         load_data(str(tmp_path))
     (tmp_path / "class").mkdir()
     (tmp_path / "class" / "notes.txt").write_text("not an image")
-    with pytest.raises(DataError, match="no images in class folders"):
+    with pytest.raises(DataError, match="no images; expected"):
         load_data(str(tmp_path))
 
 
@@ -194,3 +193,30 @@ def test_one_class_loads_but_measures_are_told(tmp_path: Path, image_tree: Path)
     assert len(data.images) == 30
     with pytest.raises(DataError, match=r"lonely: the probe split holds 1 class; .* at least two"):
         data.require_classes()
+
+
+def test_images_without_labels(tmp_path: Path, unique_images: tuple[np.ndarray, np.ndarray]) -> None:
+    """An .npz without y and a folder of loose images; what needs labels says so."""
+    from PIL import Image
+
+    archive = load_data(save_npz(tmp_path / "bare.npz", x=unique_images[0]))
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for number, image in enumerate(unique_images[0]):
+        Image.fromarray(image).save(loose / f"{number:03d}.png")
+    folder = load_data(str(loose))
+    for data in (archive, folder):
+        assert not data.labelled
+        assert data.class_names == ()
+        assert data.labels_if_any("held-out") is None
+        assert sum(len(index) for index in data.splits.values()) == 90
+        with pytest.raises(DataError, match="the images have no labels, which this needs"):
+            data.require_classes()
+    assert torch.equal(archive.images, folder.images)
+
+
+def test_loose_images_beside_class_folders_are_left_aside(tmp_path: Path, image_tree: Path) -> None:
+    root = tmp_path / "mixed"
+    shutil.copytree(image_tree, root)
+    shutil.copy(next(root.rglob("*.png")), root / "preview.png")
+    assert load_data(str(root)).fingerprint == load_data(str(image_tree)).fingerprint

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssa_analysis.data.fourier import FourierSettings, choose_partners, fourier_augment, low_frequency_mask, mix_amplitude
+from ssa_analysis.data.fourier import (
+    PRESETS,
+    FourierSettings,
+    choose_partners,
+    clipped_share,
+    fourier_augment,
+    low_frequency_mask,
+    mix_amplitude,
+)
 from ssa_analysis.errors import SettingsError
 
 SIZES = [(8, 8), (9, 9), (8, 11), (7, 10), (1, 6)]
@@ -145,3 +153,46 @@ def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -
 def test_partners_say_what_they_need(partner: str, missing: str) -> None:
     with pytest.raises(SettingsError, match=f"'{partner}' needs {missing}"):
         choose_partners(4, FourierSettings(partner=partner), rng())
+
+
+def test_a_swap_takes_the_whole_amplitude_of_the_partner() -> None:
+    images = noise(6, 8, 8)
+    mixed = fourier_augment(images, PRESETS["apr"], rng(3))
+    partner = choose_partners(6, PRESETS["apr"], rng(3))
+    expected = mix_amplitude(images, images[partner], torch.ones(6, dtype=torch.float64))
+    torch.testing.assert_close(mixed, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "half_width"), [(0.05, 32, 1), (0.05, 224, 11), (0.01, 32, 1), (0.09, 96, 8), (None, 32, None)]
+)
+def test_the_share_is_the_published_half_width(share: float | None, size: int, half_width: int | None) -> None:
+    """FDA's code takes floor(min(h, w) L) on each side of frequency zero."""
+    assert FourierSettings(share=share).half_width(size, size + 7) == half_width
+
+
+def test_presets_differ_as_published() -> None:
+    assert PRESETS["fact"] == PRESETS["fourier"] == FourierSettings(alpha=1.0, window=None, swap=False)
+    assert PRESETS["fda"].swap
+    assert PRESETS["fda"].half_width(32, 32) == 1
+    assert PRESETS["apr"].half_width(32, 32) is None
+
+
+def test_what_would_be_clipped_is_counted() -> None:
+    images = noise(40, 8, 8, dtype=torch.float32)
+    settings = FourierSettings()
+    share = clipped_share(images, settings, rng(1))
+    partner = choose_partners(40, settings, generator := rng(1))
+    lam = torch.rand(40, generator=generator)
+    outside = mix_amplitude(images, images[partner], lam, clip=False)
+    assert share == pytest.approx(float(((outside < -1e-3) | (outside > 1 + 1e-3)).float().mean()))
+    assert 0 < share < 0.5
+    assert clipped_share(images, FourierSettings(alpha=0.0), rng(1)) == 0
+    black = torch.zeros(4, 3, 8, 8)
+    assert clipped_share(black, settings, rng(0)) == 0
+
+
+@pytest.mark.parametrize("settings", [{"share": 0.7}, {"share": 0.1, "window": 2}])
+def test_a_wrong_share_is_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match="share"):
+        FourierSettings(**settings)  # type: ignore[arg-type]

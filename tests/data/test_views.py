@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_wrong_recipes_are_refused(values: dict[str, object], message: str) -> N
 
 def test_plus_fourier_adds_only_the_fourier_part() -> None:
     recipe = named_recipe("digits+fourier")
-    assert recipe.to_dict() == {**RECIPES["digits"].to_dict(), "fourier": {"alpha": 1.0, "window": None, "partner": "batch"}}
+    assert recipe.to_dict() == {**RECIPES["digits"].to_dict(), "fourier": asdict(FourierSettings())}
     assert named_recipe("digits") is RECIPES["digits"]
 
 

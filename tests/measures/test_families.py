@@ -20,14 +20,15 @@ SMALL: dict[str, dict[str, object]] = {
     "curvature": {"pairs": 64, "batch": 32, "top": 2, "density_steps": 5, "trace_probes": 5},
     "flatness": {"pairs": 64, "batch": 32, "draws": 4, "steps": 2},
     "landscape": {"pairs": 64, "batch": 32, "points": 5, "grid": 3},
-    "shift": {"permutations": 20, "bootstrap": 5, "projections": 10},
+    "shift": {"permutations": 20, "groups": 4, "projections": 10, "batch": 16},
+    "views": {"groups": 4, "strengths": "1.5"},
     "robustness": {"images": 40},
     "representation": {"bootstrap": 5},
     "bounds": {"bootstrap": 20},
 }
 NAMES = list(MEASURES.names())
 NEED_PROJECTOR = [n for n in NAMES if n not in ("downstream", "robustness")]
-NEED_CLASSES = ["downstream", "robustness", "shift", "bounds"]
+NEED_CLASSES = ["downstream", "robustness", "shift", "views", "bounds"]
 
 
 def run(name: str, encoder: Encoder, data: Data, **values: object) -> list[Score]:

@@ -87,7 +87,25 @@ def scores_of(number: int) -> list[Score]:
             for name in ("marginal", "sum", "difference", "joint", "cross_moment")
         ),
         Score.estimate(
-            "shift", "alignment_gap", 0.3 - 0.01 * i, 0.002, "cosine", arrays={"practical": practical, "ideal": ideal}
+            "shift", "alignment_gap", 0.3 - 0.01 * i, 0.002, "cosine",
+            arrays={
+                "practical": practical, "ideal": ideal, "practical_difference": ideal, "ideal_difference": practical,
+                "map_ideal": [[0.0, 0.0, 1.0, 1.0 + i], [0.5, 0.2, -0.3, 0.1]],
+                "map_practical": [[0.1, 0.0, 0.2, 0.1], [0.5, 0.2, 0.6, 0.1]], "map_share": 0.6,
+            },
+        ),
+        Score.estimate("shift", "margin_w1", 0.2, 0.01, "nats", arrays={"practical": ideal, "ideal": practical}),
+        *(
+            Score.estimate("views", name, value + 0.01 * i, 0.02, settings={"group": group, "part": part, "strength": strength})
+            for name, group, part, strength, value in (
+                ("recipe", "recipe", "all", 1.0, 0.2), ("none", "recipe", "all", 0.0, 0.5),
+                ("only_crop", "alone", "crop", None, 0.3), ("without_crop", "left out", "crop", 0.0, 0.25),
+                ("crop_x1.5", "strength", "crop", 1.5, 0.28), ("plain", "fourier", "fourier alpha", 0.0, 0.2),
+                ("fourier_alpha1", "fourier", "fourier alpha", 1.0, 0.15), ("class_oracle", "floor", "", None, 0.1),
+            )
+        ),
+        Score.estimate(
+            "views", "fourier_relief", 0.05, 0.02, settings={"group": "verdict", "verdict": "yes", "sentence": "it does"}
         ),
         Score.estimate(
             "robustness", "mean_error", 0.5 - 0.03 * i, 0.004, "share",

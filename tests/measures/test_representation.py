@@ -1,4 +1,4 @@
-"""Representation, shift and robustness on representations whose values are known."""
+"""Representation and robustness on representations whose values are known."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures.downstream import DownstreamSettings, downstream
 from ssa_analysis.measures.representation import effective_rank, uniformity
 from ssa_analysis.measures.robustness import RobustnessSettings, robustness
-from ssa_analysis.measures.shift import ShiftSettings, pair_samples, shift
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.score import find_score
 
@@ -42,31 +41,6 @@ def test_uniformity_is_the_mean_over_distinct_pairs_and_its_error_covers() -> No
     assert (np.abs(values[:, 0] - truth) <= 1.96 * values[:, 1]).mean() >= 0.85
 
 
-class Oracle(nn.Module):
-    """Features that are a one-hot code of the class, read off a pixel that the data carry; a perfect extractor."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.classes = classes
-        self.unused = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        label = (x[:, 0, 0, 0] * 255).round().long().clamp(0, self.classes - 1)
-        return torch.nn.functional.one_hot(label, self.classes).float()
-
-
-@pytest.fixture
-def coded(digits: Data) -> Data:
-    images = digits.images.clone()
-    images[:, :, 0, 0] = digits.labels[:, None].to(torch.uint8)
-    return dataclasses.replace(digits, images=images, recipe="none", mean=(0.0,) * 3, std=(1.0,) * 3, fingerprint="coded")
-
-
-@pytest.fixture
-def oracle() -> Encoder:
-    return Encoder(Oracle(10), nn.Identity(), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
-
-
 def test_a_perfect_extractor_is_perfect_downstream(oracle: Encoder, coded: Data) -> None:
     scores = downstream(oracle, coded, DownstreamSettings(neighbours=20))
     for name in ("probe_accuracy", "knn_accuracy", "knn10_accuracy"):
@@ -84,40 +58,6 @@ def test_a_random_label_gives_chance(oracle: Encoder, coded: Data) -> None:
     )
     score = find_score(downstream(oracle, shuffled, DownstreamSettings()), "probe_accuracy")
     assert score.value == pytest.approx(0.1, abs=0.09)
-
-
-def test_a_perfect_extractor_with_identical_views_has_no_alignment_gap(oracle: Encoder, coded: Data) -> None:
-    scores = shift(oracle, coded, ShiftSettings(permutations=50, bootstrap=5))
-    assert find_score(scores, "alignment_gap").value == pytest.approx(0, abs=1e-6)
-    # both laws are the same law on classes: z = z+ = one-hot, so the differences coincide at zero
-    for name in ("marginal", "joint"):
-        assert find_score(scores, f"mmd2_{name}").settings["p_value"] > 0.01
-    assert find_score(scores, "mmd2_difference").value == 0
-    assert find_score(scores, "mmd2_difference").settings["p_value"] == 1
-
-
-def test_ideal_and_practical_samples_share_no_image(encoder: Encoder, digits: Data) -> None:
-    """Recover the images behind each sample by their embeddings: views are clean with the recipe 'none'."""
-    samples = pair_samples(encoder, digits, ShiftSettings(views="none"))
-    with torch.no_grad():
-        z = encoder.embed(digits.images_of("held-out"))
-
-    def images_of(rows: Tensor) -> list[int]:
-        return torch.cdist(rows, z).argmin(1).tolist()
-
-    first, second = (images_of(part) for part in samples.ideal)
-    labels = digits.labels_of("held-out")
-    assert (labels[first] == labels[second]).all()
-    practical = images_of(samples.practical[0])
-    assert practical == images_of(samples.practical[1])
-    used = [*first, *second, *practical]
-    assert len(used) == len(set(used))
-
-
-def test_views_of_one_image_are_closer_than_images_of_a_class(encoder: Encoder, digits: Data) -> None:
-    gap = find_score(shift(encoder, digits, ShiftSettings(views="none", permutations=99, bootstrap=5)), "alignment_gap")
-    assert gap.low is not None
-    assert gap.low > 0
 
 
 def test_errors_of_the_robustness_table_are_those_of_its_scores(encoder: Encoder, digits: Data) -> None:

@@ -1,0 +1,115 @@
+"""The augmentation adviser: shift under every variant of the recipe."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from ssa_analysis.reports.figures.frames import error_bars
+from ssa_analysis.reports.style import MARKERS, PALETTE, new_figure, plain, styled
+
+GROUPS = ("recipe", "alone", "left out", "strength", "fourier")
+ADVISED = 3  # checkpoints in one figure
+LABEL = "shift: Gaussian W² of pairs, without its bias"
+
+
+def variant_label(name: str) -> str:
+    """``without_crop`` -> ``without crop``, ``crop_x0.5`` -> ``crop × 0.5``."""
+    spaced = re.sub(r"(alpha|window)(?=[0-9])", r"\1 ", name)
+    return spaced.replace("_x", " × ").replace("_", " ")
+
+
+def ranked(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Checkpoint -> its variants, the smallest shift first; with columns ``group``, ``part`` and ``strength``."""
+    rows = frame[(frame["measure"] == "views") & np.isfinite(frame["value"])]
+    rows = rows.assign(**{key: [s.get(key) for s in rows["settings"]] for key in ("group", "part", "strength")})
+    return {str(name): group.sort_values("value", kind="stable") for name, group in rows.groupby("checkpoint", sort=False)}
+
+
+def _floor(panel: Axes, rows: pd.DataFrame, horizontal: bool) -> None:
+    """The class oracle as a band with its interval."""
+    for floor in rows[rows["group"] == "floor"].itertuples():
+        span, line = (panel.axvspan, panel.axvline) if horizontal else (panel.axhspan, panel.axhline)
+        span(floor.low, floor.high, color="#999999", alpha=0.25, linewidth=0)
+        line(floor.value, color="#666666", linestyle=":", linewidth=1)
+
+
+def views_ranking(frame: pd.DataFrame) -> Figure | None:
+    """Every variant with its interval, ranked; the recipe as a line, the class oracle as a band."""
+    tables = dict(list(ranked(frame).items())[:ADVISED])
+    if not tables:
+        return None
+    count = max(len(t) for t in tables.values())
+    figure, axes = new_figure(0.16 * count + 1.0, columns=len(tables))
+    styles = {g: {"color": PALETTE[i], "marker": MARKERS[i]} for i, g in enumerate(GROUPS)}
+    with styled():
+        for panel, (name, table) in zip(axes, tables.items(), strict=True):
+            shown = table[table["group"].isin(GROUPS)].iloc[::-1]
+            for place, ((_, row), error) in enumerate(zip(shown.iterrows(), error_bars(shown).T, strict=True)):
+                panel.errorbar(
+                    row["value"],
+                    place,
+                    xerr=error[:, None],
+                    linestyle="none",
+                    markersize=4,
+                    elinewidth=0.9,
+                    **styles[row["group"]],
+                )
+            panel.set_yticks(range(len(shown)), [variant_label(n) for n in shown["name"]], fontsize=6.5)
+            panel.set_ylim(-0.7, len(shown) - 0.3)
+            _floor(panel, table, horizontal=True)
+            for recipe in shown[shown["name"] == "recipe"].itertuples():
+                panel.axvline(recipe.value, color="black", linewidth=0.8)
+            panel.set_title(plain(name))
+            panel.set_xlabel(LABEL, fontsize=7)
+        handles = [Line2D([], [], linestyle="none", label=g, **styles[g]) for g in GROUPS]
+        handles.append(Line2D([], [], color="#666666", linestyle=":", label="class oracle"))
+        handles.append(Line2D([], [], color="black", linewidth=0.8, label="the recipe itself"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def shift_against_strength(frame: pd.DataFrame) -> Figure | None:
+    """Shift over the strength of each augmentation, of the whole recipe, and over alpha of the Fourier augmentation."""
+    tables = dict(list(ranked(frame).items())[:ADVISED])
+    if not tables:
+        return None
+    figure, axes = new_figure(2.6 * len(tables) + 0.3, rows=len(tables), columns=2, sharey="row")
+    with styled():
+        for (name, table), (left, right) in zip(tables.items(), zip(axes[::2], axes[1::2], strict=True), strict=True):
+            whole = table[table["name"] == "recipe"]
+            parts = {p for p in table["part"] if isinstance(p, str) and p not in ("", "fourier alpha")}
+            for place, part in enumerate(sorted(parts, key=lambda p: (p != "all", p))):
+                curve = table[(table["part"] == part) & table["strength"].notna()]
+                curve = curve if part == "all" else pd.concat([curve, whole.assign(strength=1.0)])
+                style = {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
+                _curve(left, curve, "whole recipe" if part == "all" else part, style)
+            alpha = table[(table["part"] == "fourier alpha") & table["strength"].notna()]
+            _curve(right, alpha, "Fourier on top", {"color": PALETTE[1], "marker": "s"})
+            for panel in (left, right):
+                _floor(panel, table, horizontal=False)
+            left.set_ylabel("shift (Gaussian W²)")
+            left.set_title(f"{plain(name)}: augmentations")
+            right.set_title(f"{plain(name)}: Fourier augmentation")
+            left.set_xlabel("strength, times that of the recipe")
+            right.set_xlabel("α (0: without)")
+            left.legend(fontsize=6.5)
+            right.legend(fontsize=6.5)
+    return figure
+
+
+def _curve(panel: Axes, curve: pd.DataFrame, label: str, style: dict[str, str]) -> None:
+    curve = curve.sort_values("strength")
+    panel.errorbar(
+        curve["strength"].astype(float),
+        curve["value"],
+        yerr=error_bars(curve),
+        label=label,
+        markersize=3.5,
+        elinewidth=0.8,
+        **style,
+    )
