@@ -42,6 +42,7 @@ EXTRAS["test"] = [
     *EXTRAS["parquet"],
     *EXTRAS["peers"],
     "pytorch-metric-learning>=2.5",
+    "POT>=0.9.3",
 ]
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11", "pandas-stubs"]
 

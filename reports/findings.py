@@ -13,7 +13,7 @@ from ssa_analysis.linking.rank import link_scores
 
 TARGET = "downstream.probe_accuracy"
 # what stands for sharpness and shift where one number must; theory expects both to fall as accuracy rises
-PREDICTORS = {"sharpness": "curvature.lambda_max", "shift": "shift.alignment_gap"}
+PREDICTORS = {"sharpness": "curvature.lambda_max", "shift": "shift.gaussian_w2"}
 
 
 def _best(frame: pd.DataFrame, key: str, lowest: bool) -> tuple[pd.Series, pd.DataFrame] | None:
@@ -91,7 +91,7 @@ def findings(frame: pd.DataFrame) -> list[str]:
         _bounds_sentence(frame),
     ]
     flattest = sentences[1]
-    shifted = _sentence(frame, "shift.alignment_gap", True, "Least shifted")
+    shifted = _sentence(frame, "shift.gaussian_w2", True, "Least shifted")
     if flattest and shifted:
         sentences[1] = f"{flattest} {shifted}"
     elif shifted:

@@ -19,7 +19,7 @@ PANELS = (
     "flatness.worst_case",
     "landscape.rise_half",
     "shift.mmd2_difference",
-    "shift.alignment_gap",
+    "shift.gaussian_w2",
     "robustness.mean_error",
     "representation.effective_rank",
     "bounds.ideal_bound",

@@ -234,9 +234,10 @@ def sliced_scores(x: Tensor, y: Tensor, reduced: tuple[Tensor, Tensor], scores: 
         return a, b, (_parity(index[0]), _parity(index[1]))
 
     def sliced(index: list[np.ndarray]) -> float:
-        value, floor = floored_sliced(*chosen((x, y), index), projections=scores.settings.projections, seed=seed)
-        found.setdefault("floor", floor)
-        return value
+        result = floored_sliced(*chosen((x, y), index), projections=scores.settings.projections, seed=seed)
+        found.setdefault("floor", result.floor)
+        found.setdefault("directions", result.stderr)
+        return result.value
 
     def max_sliced(index: list[np.ndarray]) -> float:
         result = max_sliced_wasserstein2(*chosen(reduced, index), seed=seed)
@@ -245,7 +246,12 @@ def sliced_scores(x: Tensor, y: Tensor, reduced: tuple[Tensor, Tensor], scores: 
 
     sizes, groups = [len(x), len(y)], scores.settings.groups
     interval, _ = group_jackknife(sliced, sizes, groups, scores.seed("sliced") % 2**32)
-    yield scores.make("sliced_w2", interval, about={"floor": found["floor"], "plug_in": interval.value + found["floor"]})
+    # the jackknife keeps the directions; their own error comes on top
+    stderr = float(np.hypot(interval.stderr, found["directions"]))
+    reach = (interval.high - interval.value) * (stderr / interval.stderr if interval.stderr > 0 else 1.0)
+    both = Interval(interval.value, stderr, interval.value - reach, interval.value + reach)
+    about = {"floor": found["floor"], "plug_in": interval.value + found["floor"], "directions_stderr": found["directions"]}
+    yield scores.make("sliced_w2", both, about=about)
     interval, _ = group_jackknife(max_sliced, sizes, min(MAX_SLICED_GROUPS, groups), scores.seed("max sliced") % 2**32)
     yield scores.make("max_sliced_w2", interval, about={"plug_in": found["largest"]})
 

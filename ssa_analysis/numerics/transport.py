@@ -16,6 +16,9 @@ from ssa_analysis.errors import MeasureError
 from ssa_analysis.numerics.resampling import Interval, mean_interval
 
 Distance = Callable[[Tensor, Tensor], float]
+START_ROWS = 64  # below, an assignment takes no time
+START_EPS = 1 / 100  # of the entropic start, in units of the mean reduced cost
+START_ITERATIONS = 20
 LEAST_GROUPS = 4  # independent estimates behind an interval; fewer say little of their spread
 LEAST_ROWS = 4 * LEAST_GROUPS  # each takes two batches of at least two rows
 
@@ -27,10 +30,40 @@ def wasserstein_1d(
     return float(wasserstein_distance(x, y, x_weights, y_weights))
 
 
+def _reduced(cost: np.ndarray) -> np.ndarray:
+    """The cost less potentials of rows and columns: the same assignment is optimal, and most of it is plain to see.
+
+    Subtracting a number from a row or a column changes all assignments alike. The potentials are those of a few entropic
+    iterations in single precision, whatever they are worth: augmenting paths get short where they are good.
+    """
+    if len(cost) < START_ROWS:
+        return cost
+    base = cost.astype(np.float32)
+    rows = base.min(axis=1)
+    base -= rows[:, None]
+    columns = base.min(axis=0)
+    base -= columns
+    eps = float(base.mean()) * START_EPS
+    if not eps > 0:
+        return cost
+    kernel = np.exp(np.divide(base, -eps, out=base), out=base)
+    u: np.ndarray = np.ones(len(cost), np.float32)
+    v: np.ndarray = u
+    for _ in range(START_ITERATIONS):
+        v = 1 / np.maximum(kernel.T @ u, 1e-30)
+        u = 1 / np.maximum(kernel @ v, 1e-30)
+    reduced = cost - (rows + eps * np.log(u))[:, None].astype(float)
+    reduced -= (columns + eps * np.log(v)).astype(float)
+    reduced -= reduced.min(axis=1, keepdims=True)
+    reduced -= reduced.min(axis=0)
+    return np.asarray(reduced)
+
+
 def exact_wasserstein(cost: np.ndarray) -> float:
     """Optimal assignment cost between two uniform samples of equal size, from the ``(n, n)`` cost matrix.
 
-    Shortest augmenting paths (scipy; Crouse 2016). Memory is the matrix in float64 and a copy.
+    Shortest augmenting paths (scipy; Crouse 2016), started from the potentials of entropic transport. Memory is twice
+    the matrix in float64 and once in float32.
 
     Raises:
         MeasureError: the samples differ in size, or a cost is not finite.
@@ -39,7 +72,7 @@ def exact_wasserstein(cost: np.ndarray) -> float:
         raise MeasureError(f"the assignment needs samples of equal size, got {cost.shape[0]} and {cost.shape[1]}")
     if not np.isfinite(cost).all():
         raise MeasureError("a transport cost is not finite")
-    rows, columns = linear_sum_assignment(cost)
+    rows, columns = linear_sum_assignment(_reduced(cost))
     return float(cost[rows, columns].mean())
 
 

@@ -105,7 +105,7 @@ def test_a_cell_that_fails_does_not_stop_it(
         raise MeasureError("nothing to be said")
 
     monkeypatch.setattr(html, "FIGURES", ())
-    monkeypatch.setattr(demo_verb, "OVERRIDES", {**SMALL, "shift": {"permutations": 7}})
+    monkeypatch.setattr(demo_verb, "OVERRIDES", {**SMALL, "shift": {"permutations": 19}})
     monkeypatch.setitem(MEASURES._entries, "shift", replace(MEASURES.get("shift"), function=breaks))
     ended = cli("demo", "--out", demo.folder, "--epochs", 1, "--seeds", 1, "--workers", 1)
     assert ended.code == 1

@@ -144,7 +144,7 @@ def test_floored_sliced_distance_along_its_directions(scale: float, shift: float
         x, y = normal(150, d, 2 * seed), scale * normal(120, d, 2 * seed + 1) + shift
 
         def sliced(index: list[np.ndarray], x: Tensor = x, y: Tensor = y, seed: int = seed) -> float:
-            return floored_sliced(x[index[0]], y[index[1]], halves_of(index), projections=projections, seed=seed)[0]
+            return floored_sliced(x[index[0]], y[index[1]], halves_of(index), projections=projections, seed=seed).value
 
         found.append(group_jackknife(sliced, [150, 120], 10, seed)[0])
         along = random_directions(d, projections, seed).sum(1) * shift
@@ -191,9 +191,13 @@ def test_group_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert exact.value == pytest.approx(x.mean())
     assert exact.stderr == pytest.approx(classical, rel=1e-9)
     assert len(without[0]) == 400
+    y = 3 * x[:50]
+    both, _ = group_jackknife(lambda i: float(x[i[0]].mean() - y[i[1]].mean()), [400, 50], 400)
+    assert both.stderr == pytest.approx(math.hypot(classical, y.std(ddof=1) / math.sqrt(50)), rel=1e-9)
+    assert (both.high - both.low) / 2 == pytest.approx(2.0096 * both.stderr, rel=1e-3)  # Student's of 49
     errors = [group_jackknife(lambda i: float(x[i[0]].mean()), [400], 20, seed)[0].stderr for seed in range(50)]
     assert np.mean(errors) == pytest.approx(classical, rel=0.1)
-    assert np.std(errors) > 0
+    assert np.std(errors) > 0.01 * classical
 
 
 def test_group_jackknife_keeps_every_row_in_turn() -> None:

@@ -17,8 +17,9 @@ from ssa_analysis.numerics.sliced import (
     floored_sliced,
     max_sliced_wasserstein2,
     random_directions,
+    slice_distances,
+    slice_floors,
     sliced_wasserstein2,
-    split_floor2,
 )
 from ssa_analysis.numerics.transport import transport_lp
 
@@ -99,17 +100,20 @@ def test_the_floor_is_the_distance_of_the_halves_at_whole_size() -> None:
     x = normal(40, 3, 0)
     half = torch.arange(40) < 10
     even = sliced_wasserstein2(x[::2], x[1::2])[0]
-    assert split_floor2(x) == pytest.approx(even / 2, rel=1e-12)
+    directions = random_directions(x.shape[1], 200, 0).to(x)
+    assert slice_floors(x, directions).mean() == pytest.approx(even / 2, rel=1e-12)
     uneven = sliced_wasserstein2(x[:10], x[10:])[0]
-    assert split_floor2(x, half) == pytest.approx(uneven * (1 / 40 + 1 / 40) / (1 / 10 + 1 / 30), rel=1e-12)
+    assert slice_floors(x, directions, half).mean() == pytest.approx(uneven * (1 / 40 + 1 / 40) / (1 / 10 + 1 / 30), rel=1e-12)
 
 
 def test_the_floor_of_two_samples_is_half_of_each() -> None:
     x, y = normal(40, 3, 0), normal(30, 3, 1)
-    value, floor = floored_sliced(x, y, projections=9, seed=2)
-    expected = (split_floor2(x, projections=9, seed=2) + split_floor2(y, projections=9, seed=2)) / 2
-    assert floor == pytest.approx(expected, rel=1e-12)
-    assert value == pytest.approx(sliced_wasserstein2(x, y, projections=9, seed=2)[0] - floor, rel=1e-12)
+    found = floored_sliced(x, y, projections=9, seed=2)
+    directions = random_directions(x.shape[1], 9, 2).to(x)
+    floors = (slice_floors(x, directions) + slice_floors(y, directions)) / 2
+    assert found.floor == pytest.approx(floors.mean(), rel=1e-12)
+    assert found.value == pytest.approx(sliced_wasserstein2(x, y, projections=9, seed=2)[0] - found.floor, rel=1e-12)
+    assert found.stderr == pytest.approx((slice_distances(x, y, directions) - floors).std(ddof=1) / 3, rel=1e-12)
 
 
 @pytest.mark.parametrize(("n", "m"), [(200, 200), (100, 300)])
@@ -119,9 +123,9 @@ def test_without_a_shift_the_floor_is_all_there_is(n: int, m: int) -> None:
     for seed in range(SEEDS):
         rng = torch.Generator().manual_seed(seed)
         x, y = (torch.rand(k, 3, dtype=torch.float64, generator=rng) for k in (n, m))
-        value, floor = floored_sliced(x, y, projections=20, seed=seed)
-        found.append(value)
-        floors.append(floor)
+        result = floored_sliced(x, y, projections=20, seed=seed)
+        found.append(result.value)
+        floors.append(result.floor)
     error = np.std(found) / math.sqrt(SEEDS)
     assert np.mean(found) == pytest.approx(0, abs=3.5 * error)
     assert np.mean(floors) > 10 * error

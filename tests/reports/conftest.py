@@ -94,6 +94,7 @@ def scores_of(number: int) -> list[Score]:
                 "map_practical": [[0.1, 0.0, 0.2, 0.1], [0.5, 0.2, 0.6, 0.1]], "map_share": 0.6,
             },
         ),
+        Score.estimate("shift", "gaussian_w2", 0.3 - 0.01 * i, 0.002),
         Score.estimate("shift", "margin_w1", 0.2, 0.01, "nats", arrays={"practical": ideal, "ideal": practical}),
         *(
             Score.estimate("views", name, value + 0.01 * i, 0.02, settings={"group": group, "part": part, "strength": strength})

@@ -96,8 +96,8 @@ def test_rising_sharpness_is_against_the_theory(make_table: Table) -> None:
 
 def test_an_interval_across_zero_decides_nothing(make_table: Table) -> None:
     values = dict(zip(ACCURACIES, [3.0, 9.0, 1.0, 7.0, 2.0, 8.0, 4.0, 10.0, 5.0, 6.0], strict=True))
-    sentence = linking(make_table(**{ACCURACY: ACCURACIES, "shift__alignment_gap": values}))
-    assert sentence.startswith("Rank correlation with probe accuracy over 10 checkpoints: shift (alignment gap (cosine)) ")
+    sentence = linking(make_table(**{ACCURACY: ACCURACIES, "shift__gaussian_w2": values}))
+    assert sentence.startswith("Rank correlation with probe accuracy over 10 checkpoints: shift (Gaussian W² of pairs) ")
     assert sentence.endswith(", undecided.")
 
 
