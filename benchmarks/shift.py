@@ -392,6 +392,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of every comparison; sides alternate, medians are printed")
     parser.add_argument("--large", action="store_true", help="the exact distance at 10,000 a side too, which takes POT minutes")
     parser.add_argument("--smoke", action="store_true", help="tiny samples, in seconds: the figures mean nothing")
+    parser.add_argument("--data-root", help="not needed here; so that one ARGS of make benchmark fits all")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
