@@ -81,12 +81,22 @@ def _bounds_sentence(frame: pd.DataFrame) -> str | None:
     return f"Bounds on {checkpoints}: {counted}{named}; R2 lies below the chance level on {useful} of {len(bounds)}."
 
 
+def _adviser_sentence(frame: pd.DataFrame) -> str | None:
+    reliefs = rows_of(frame, "views", "fourier_relief")
+    if reliefs.empty:
+        return None
+    told = [f"{row.checkpoint}: {row.settings['verdict']}, {row.settings['sentence']}" for row in reliefs.head(3).itertuples()]
+    more = f" and {len(reliefs) - 3} more" if len(reliefs) > 3 else ""
+    return f"Does the Fourier augmentation relieve the shift? {'; '.join(told)}{more}."
+
+
 def findings(frame: pd.DataFrame) -> list[str]:
-    """Up to five sentences: best downstream, flattest and least shifted, most robust, links, bounds."""
+    """Up to six sentences: best downstream, flattest and least shifted, most robust, the adviser's answer, links, bounds."""
     sentences = [
         _sentence(frame, TARGET, False, "Best downstream"),
         _sentence(frame, "curvature.lambda_max", True, "Flattest"),
         _sentence(frame, "robustness.mean_error", True, "Most robust"),
+        _adviser_sentence(frame),
         _linking_sentence(frame) if not frame.empty else None,
         _bounds_sentence(frame),
     ]

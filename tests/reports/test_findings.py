@@ -21,12 +21,13 @@ def test_nothing_to_say_of_nothing(empty: pd.DataFrame) -> None:
     assert findings(empty) == []
 
 
-def test_five_sentences_at_most(frame: pd.DataFrame) -> None:
+def test_six_sentences_at_most(frame: pd.DataFrame) -> None:
     said = findings(frame)
-    assert [sentence.split(":")[0] for sentence in said] == [
+    assert [sentence.split(":")[0].split("?")[0] for sentence in said] == [
         "Best downstream",
         "Flattest",
         "Most robust",
+        "Does the Fourier augmentation relieve the shift",
         "Rank correlation with probe accuracy over 8 checkpoints",
         "Bounds on 8 checkpoints",
     ]
@@ -144,3 +145,10 @@ def test_means_of_methods(frame: pd.DataFrame) -> None:
     assert means["simclr"] == (pytest.approx((0.70 + 0.78) / 2), 2)
     table = method_table(frame, ("downstream.probe_accuracy", "curvature.lambda_max"))
     assert table.loc["SSA-CLR", "largest eigenvalue (nats)"] == pytest.approx((6.5 + 4.5) / 2)
+
+
+def test_the_adviser_s_answer_is_told(make_table: Table, frame: pd.DataFrame) -> None:
+    (sentence,) = [s for s in findings(frame) if s.startswith("Does the Fourier augmentation")]
+    assert sentence.startswith("Does the Fourier augmentation relieve the shift? simclr-s0: yes, it does; ")
+    assert sentence.endswith(" and 5 more.")
+    assert not [s for s in findings(make_table(**{ACCURACY: {"a": 0.7}})) if "Fourier" in s]
