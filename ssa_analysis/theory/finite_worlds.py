@@ -12,7 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssa_analysis.theory import r1_probe, r2_classification, r6_margin, r8_decomposition
+from ssa_analysis.numerics.contrastive import softplus
+from ssa_analysis.theory import (
+    r1_probe,
+    r2_classification,
+    r3_decoupled,
+    r4_negatives,
+    r5_transport,
+    r6_margin,
+    r7_kernel,
+    r8_decomposition,
+)
 from ssa_analysis.theory.rungs import LabelledLaw, Population, RungCheck, weighted_mean
 
 
@@ -57,8 +67,12 @@ def random_world(classes: int, points: int, dimension: int, seed: int, concentra
     return FiniteWorld(*(torch.from_numpy(a) for a in (z, prior, conditionals, augmentation)))
 
 
+def _exact(rung: str, statement: str, left: float, right: float, equality: bool = False) -> RungCheck:
+    return RungCheck(rung, statement, left, right, 0.0, right - left, right - left, equality)
+
+
 def check_world(world: FiniteWorld, tau: float, beta: float) -> list[RungCheck]:
-    """R1, R2, R6 and R8 on a finite world, exactly."""
+    """R1, R2, R3 (of both pair laws), R6, R7 and R8 on a finite world, exactly."""
     population, n = world.population, len(world.z)
     classes = len(world.prior)
     law = LabelledLaw(
@@ -86,12 +100,55 @@ def check_world(world: FiniteWorld, tau: float, beta: float) -> list[RungCheck]:
         ideal_uniformity=weighted_mean(population.uniformity(world.z, tau), population.marginal),
     )
 
-    def exact(rung: str, statement: str, left: float, right: float, equality: bool = False) -> RungCheck:
-        return RungCheck(rung, statement, left, right, 0.0, right - left, right - left, equality)
-
+    moments = [r7_kernel.cross_moment(left, right, w) for w in (ideal_weights, practical_weights)]
     return [
-        exact("R1", r1_probe.STATEMENT, probe, supervised),
-        exact("R2", r2_classification.STATEMENT, supervised, population.entropy + ideal),
-        exact("R6", r6_margin.STATEMENT, *shift),
-        exact("R8", r8_decomposition.STATEMENT, parts.ideal, parts.right_side(tau), equality=True),
+        _exact("R1", r1_probe.STATEMENT, probe, supervised),
+        _exact("R2", r2_classification.STATEMENT, supervised, population.entropy + ideal),
+        _exact("R3", r3_decoupled.STATEMENT, *r3_decoupled.decoupled_sides(u, ideal_weights, beta)),
+        _exact("R3", r3_decoupled.STATEMENT, *r3_decoupled.decoupled_sides(u, practical_weights, beta)),
+        _exact("R6", r6_margin.STATEMENT, *shift),
+        _exact("R7", r7_kernel.STATEMENT, *r7_kernel.kernel_sides(*moments)),
+        _exact("R8", r8_decomposition.STATEMENT, parts.ideal, parts.right_side(tau), equality=True),
     ]
+
+
+def check_negatives(world: FiniteWorld, tau: float, beta: float, counts: tuple[int, ...]) -> list[RungCheck]:
+    """R4 for ascending numbers of negatives, on both pair laws, exactly: both directions, and that L_K does not fall."""
+    n, population = len(world.z), world.population
+    left, right = world.z.repeat_interleave(n, 0), world.z.repeat(n, 1)
+    checks = []
+    for pairs in (world.ideal_pairs, world.practical_pairs):
+        weights = pairs.reshape(-1)
+        limit = weighted_mean(softplus(r6_margin.margins(left, right, population, tau, beta)), weights)
+        fewer = None
+        for count in counts:
+            loss = weighted_mean(r4_negatives.exact_losses(left, right, population, tau, beta, count), weights)
+            slack = weighted_mean(r4_negatives.negative_slacks(left, right, population, tau, beta, count), weights)
+            checks.append(_exact("R4", r4_negatives.STATEMENT, limit, loss + slack))
+            checks.append(_exact("R4", r4_negatives.MONOTONE, loss, limit))
+            if fewer is not None:
+                checks.append(_exact("R4", "L_K does not decrease with K", fewer, loss))
+            fewer = loss
+    return checks
+
+
+def check_transport(world: FiniteWorld, tau: float, beta: float, count: int = 2) -> list[RungCheck]:
+    """R5 for ``L_K`` (K = ``count``), ``L_inf`` and ``L_dec``, exactly: Wasserstein distances by linear programming.
+
+    The program has ``n^4`` variables: for worlds of a few points.
+    """
+    n, clean = len(world.z), world.population
+    viewed = Population(world.z, world.view_marginal[None], torch.ones(1, dtype=torch.float64))
+    left, right = world.z.repeat_interleave(n, 0), world.z.repeat(n, 1)
+    bound = (
+        r5_transport.exact_pair_cost(world.z, world.ideal_pairs, world.practical_pairs)
+        + r5_transport.exact_negative_cost(world.z, clean.marginal, world.view_marginal)
+    ) / tau  # fmt: skip
+    sides: dict[str, list[float]] = {"L_K": [], "L_inf": [], "L_dec": []}
+    for pairs, negatives in ((world.ideal_pairs, clean), (world.practical_pairs, viewed)):
+        weights = pairs.reshape(-1)
+        u = r6_margin.margins(left, right, negatives, tau, beta)
+        sides["L_K"].append(weighted_mean(r4_negatives.exact_losses(left, right, negatives, tau, beta, count), weights))
+        sides["L_inf"].append(weighted_mean(softplus(u), weights))
+        sides["L_dec"].append(weighted_mean(u, weights))  # less log beta on both sides
+    return [_exact("R5", r5_transport.STATEMENT.replace("L(", f"{k}("), abs(a - b), bound) for k, (a, b) in sides.items()]

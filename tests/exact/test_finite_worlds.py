@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssa_analysis.numerics.contrastive import softplus
-from ssa_analysis.theory.finite_worlds import check_world, random_world
+from ssa_analysis.theory.finite_worlds import check_negatives, check_transport, check_world, random_world
 from ssa_analysis.theory.r6_margin import margins
 from ssa_analysis.theory.rungs import HOLDS, VIOLATED, WITHIN_ERROR, RungCheck
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(
     classes=st.integers(1, 5),
     points=st.integers(1, 9),
@@ -28,7 +28,11 @@ def test_every_rung_holds_on_every_world(
     classes: int, points: int, dimension: int, tau: float, beta: float, concentration: float, seed: int
 ) -> None:
     checks = check_world(random_world(classes, points, dimension, seed, concentration), tau, beta)
-    assert [c.rung for c in checks] == ["R1", "R2", "R6", "R8"]
+    assert [c.rung for c in checks] == ["R1", "R2", "R3", "R3", "R6", "R7", "R8"]
+    hold(checks)
+
+
+def hold(checks: list[RungCheck]) -> None:
     for check in checks:
         size = max(1.0, abs(check.left), abs(check.right))
         if check.equality:
@@ -36,6 +40,26 @@ def test_every_rung_holds_on_every_world(
         else:
             assert check.slack >= -1e-9 * size, check
         assert check.verdict == HOLDS
+
+
+@settings(max_examples=2000, deadline=None)
+@given(
+    classes=st.integers(1, 4),
+    points=st.integers(1, 4),
+    dimension=st.integers(1, 4),
+    tau=st.floats(0.05, 5),
+    beta=st.floats(0.01, 500),
+    concentration=st.sampled_from([0.05, 0.5, 5.0]),
+    seed=st.integers(0, 10**6),
+)
+def test_negatives_and_transport_on_every_world(
+    classes: int, points: int, dimension: int, tau: float, beta: float, concentration: float, seed: int
+) -> None:
+    world = random_world(classes, points, dimension, seed, concentration)
+    hold(check_negatives(world, tau, beta, (1, 2, 3)))
+    transport = check_transport(world, tau, beta)
+    assert [c.rung for c in transport] == ["R5"] * 3
+    hold(transport)
 
 
 def test_r2_is_an_equality_when_the_classes_collapse() -> None:
@@ -50,7 +74,7 @@ def test_equal_pair_laws_have_no_shift() -> None:
     """One class and views that are fresh images: practical pairs are ideal pairs, R6 is 0 <= 0."""
     world = random_world(1, 5, 3, seed=1)
     same = dataclasses.replace(world, augmentation=world.population.marginal.expand(5, 5))
-    r6 = check_world(same, 0.5, 2.0)[2]
+    r6 = next(c for c in check_world(same, 0.5, 2.0) if c.rung == "R6")
     assert abs(r6.left) < 1e-12
     assert abs(r6.right) < 1e-12
 
