@@ -44,7 +44,7 @@ def command(
     model: str | None, normalise: str | None, store_path: str | None, views: str, tau: float | None, seed: int, workers: int,
     device: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Evaluate both sides of the rungs R1, R2, R6, R8 on CHECKPOINTs and say which hold.
+    """Evaluate both sides of the rungs R1 to R8 on CHECKPOINTs and say which hold.
 
     Exit code 1 if a rung is violated beyond its error, or a checkpoint could not be evaluated.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from ssa_analysis.errors import MeasureError
 from ssa_analysis.numerics.resampling import Interval, mean_interval
 
 Distance = Callable[[Tensor, Tensor], float]
+MASS_SCALE = 1e3  # of the linear program
 START_ROWS = 64  # below, an assignment takes no time
 START_EPS = 1 / 100  # of the entropic start, in units of the mean reduced cost
 START_ITERATIONS = 20
@@ -85,14 +86,18 @@ def exact_distance(x: Tensor, y: Tensor, power: int = 1) -> float:
     return exact_wasserstein((cost if power == 1 else cost.square_()).cpu().numpy())
 
 
-def pair_transport(x: Tensor, y: Tensor) -> float:
-    """``W_c`` between two samples of pairs ``(n, 2d)`` with the ground costs of rung R5; the smaller of the two.
+DIRECTED, SYMMETRIC = (2.0, 1.0), (1.5, 1.5)  # weights of |z - w| and |z+ - w+| in the ground costs of rung R5
 
-    ``c = 2|z - w| + |z+ - w+|``, or ``1.5|z - w| + 1.5|z+ - w+|`` for losses averaged over both directions.
+
+def pair_transport(x: Tensor, y: Tensor, costs: Sequence[tuple[float, float]] = (DIRECTED, SYMMETRIC)) -> float:
+    """``W_c`` between two samples of pairs ``(n, 2d)`` with the ground costs of rung R5; the smallest of those given.
+
+    ``c = 2|z - w| + |z+ - w+|``, or ``1.5|z - w| + 1.5|z+ - w+|`` for losses averaged over both directions. Where both laws
+    are symmetric in z and z+ either will do; for the empirical laws of two samples only the one that fits the loss.
     """
     d = x.shape[1] // 2
     first, second = (torch.cdist(x[:, s].double(), y[:, s].double()).cpu().numpy() for s in (slice(0, d), slice(d, None)))
-    return min(exact_wasserstein(2 * first + second), exact_wasserstein(1.5 * (first + second)))
+    return min(exact_wasserstein(a * first + b * second) for a, b in costs)
 
 
 @dataclass(frozen=True)
@@ -132,16 +137,31 @@ def floored_distance(x: Tensor, y: Tensor, distance: Distance, batch: int) -> Fl
 
 
 def transport_lp(p: np.ndarray, q: np.ndarray, cost: np.ndarray) -> float:
-    """Optimal transport cost between two finite laws ``p (n,)`` and ``q (m,)`` by linear programming."""
+    """Optimal transport cost between two finite laws ``p (n,)`` and ``q (m,)`` by linear programming.
+
+    To about 1e-12 of the largest cost: the solver's tolerance is absolute, so masses are scaled up. Points of a mass that
+    rounding could have made are left out.
+
+    Raises:
+        MeasureError: a negative mass, or a program that was not solved.
+    """
+    if min(p.min(), q.min()) < 0:
+        raise MeasureError("a law has a point of negative mass")
+    rows, columns = p > 1e-15 * p.sum(), q > 1e-15 * q.sum()
+    p, q, cost = p[rows] / p[rows].sum(), q[columns] / q[columns].sum(), cost[np.ix_(rows, columns)]
     n, m = cost.shape
     column = np.arange(n * m)
-    rows = np.concatenate([column // m, n + column % m])
-    constraints = coo_matrix((np.ones(2 * n * m), (rows, np.tile(column, 2))), shape=(n + m, n * m)).tocsr()
+    row = np.concatenate([column // m, n + column % m])
+    constraints = coo_matrix((np.ones(2 * n * m), (row, np.tile(column, 2))), shape=(n + m, n * m)).tocsr()
     # the last constraint follows from the others, and would only be in the way of rounding
-    solution = linprog(cost.ravel(), A_eq=constraints[:-1], b_eq=np.concatenate([p, q])[:-1], method="highs")
+    program = {"A_eq": constraints[:-1], "b_eq": MASS_SCALE * np.concatenate([p, q])[:-1]}
+    finest = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    solution = linprog(cost.ravel(), **program, method="highs", options=finest)
+    if not solution.success:  # presolving takes tiny masses for a contradiction at times
+        solution = linprog(cost.ravel(), **program, method="highs-ds", options={**finest, "presolve": False})
     if not solution.success:
         raise MeasureError(f"the transport program was not solved: {solution.message}")
-    return float(solution.fun)
+    return float(solution.fun) / MASS_SCALE
 
 
 def split_floor(values: np.ndarray, seed: int = 0) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssa_analysis.numerics.transport import exact_distance, pair_transport, transport_lp
+from ssa_analysis.numerics.transport import transport_lp
 
 STATEMENT = "|L(ideal) - L(practical)| <= (W_c + W_1(negatives)) / tau"
 
@@ -35,8 +35,3 @@ def exact_negative_cost(z: Tensor, one: Tensor, other: Tensor) -> float:
     """``W_1`` between two laws ``(n,)`` of the points ``z (n, d)``."""
     distances = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").numpy()
     return transport_lp(one.numpy(), other.numpy(), distances)
-
-
-def sampled_costs(ideal: Tensor, practical: Tensor, clean: Tensor, viewed: Tensor) -> tuple[float, float]:
-    """``W_c`` between samples of pairs ``(k, 2d)`` and ``W_1`` between samples of negatives ``(l, d)``, both plug-in."""
-    return pair_transport(ideal, practical), exact_distance(clean, viewed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssa_analysis.errors import MeasureError
+from ssa_analysis.numerics import transport
 from ssa_analysis.numerics.transport import (
     exact_distance,
     exact_wasserstein,
@@ -79,9 +81,20 @@ def test_assignment_needs_equal_sizes_and_finite_costs() -> None:
         exact_wasserstein(np.array([[0.0, np.nan], [0.0, 0.0]]))
 
 
-def test_a_program_without_solution_says_so() -> None:
-    with pytest.raises(MeasureError, match="not solved"):
+def test_a_program_without_solution_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MeasureError, match="negative mass"):
         transport_lp(np.array([1.0, -1.0, 1.0]), np.array([0.5, 0.5]), np.zeros((3, 2)))
+    monkeypatch.setattr(transport, "linprog", lambda *_, **__: SimpleNamespace(success=False, message="out of time"))
+    with pytest.raises(MeasureError, match="not solved: out of time"):
+        transport_lp(np.array([1.0, 1.0]), np.array([0.5, 0.5]), np.ones((2, 2)))
+
+
+def test_tiny_masses_count() -> None:
+    """The solver's own tolerance would let masses below 1e-7 stay where they are."""
+    p, q = np.array([1 - 6e-8, 6e-8]), np.array([1.0, 0.0])
+    cost = np.array([[0.0, 1.0], [1.0, 0.0]])
+    assert transport_lp(p, q, cost) == pytest.approx(6e-8, rel=1e-6)
+    assert transport_lp(p, np.array([1 - 3e-8, 3e-8]), cost) == pytest.approx(3e-8, rel=1e-4)
 
 
 @pytest.mark.parametrize("power", [1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,22 +10,55 @@ import pytest
 import torch
 
 from ssa_analysis.data.datasets import Data
-from ssa_analysis.errors import MeasureError
+from ssa_analysis.errors import MeasureError, SettingsError
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.score import find_score
-from ssa_analysis.theory.bounds import BoundsSettings, bounds, gather
+from ssa_analysis.theory.bounds import BoundsSettings, bounds, check_transport, gather
 from ssa_analysis.theory.rungs import class_weights, empirical_population
 
 
 def test_rungs_hold_on_a_trained_encoder(encoder: Encoder, digits: Data) -> None:
     scores = bounds(encoder, digits, BoundsSettings(bootstrap=50))
-    for rung in ("R1", "R2", "R6"):
+    for rung in ("R1", "R2", "R3", "R4", "R5", "R6", "R7"):
         score = find_score(scores, rung)
         assert score.settings["verdict"] == "holds"
         assert score.value == pytest.approx(score.settings["right"] - score.settings["left"])
         assert score.value >= 0
     assert find_score(scores, "R8").settings["verdict"] == "holds within error"
     assert find_score(scores, "R1").settings["chance"] == pytest.approx(math.log(10), abs=0.01)
+
+
+def test_every_route_bounds_the_loss_of_the_mean_classifier(encoder: Encoder, digits: Data) -> None:
+    scores = bounds(encoder, digits, BoundsSettings(bootstrap=20))
+    loss = find_score(scores, "mean_classifier_loss").value
+    ways = {name: find_score(scores, f"route_{name}").value for name in ("R5", "R6", "R7", "R8")}
+    for name in ("R5", "R6", "R7"):
+        assert ways[name] >= loss
+    assert ways["R8"] == pytest.approx(find_score(scores, "ideal_bound").value, abs=0.1)  # equal up to one drawn positive
+    tightest = find_score(scores, "tightest_route")
+    assert tightest.settings["route"] == "R6"
+    assert tightest.value == min(ways[name] for name in ("R5", "R6", "R7"))
+    assert find_score(scores, "route_R5").settings["vacuous"]
+    assert find_score(scores, "R5").settings["sampling_floor"] < find_score(scores, "R5").settings["pairs"]
+
+
+def test_the_transport_rung_is_a_theorem_for_every_batch(encoder: Encoder, digits: Data) -> None:
+    """Equal laws, too: there the left side is nearly nothing and the right side is the floor."""
+    evidence = gather(encoder, digits, BoundsSettings())
+    found = check_transport(evidence, batch=40, seed=0)
+    assert found.check.slack > 0
+    same = dataclasses.replace(evidence, first=evidence.law.z, second=evidence.positives, view_population=evidence.population)
+    equal = check_transport(same, batch=40, seed=0)
+    assert equal.negatives == pytest.approx(0, abs=1e-6)
+    assert equal.pairs == pytest.approx(0, abs=1e-6)
+    assert equal.check.left == pytest.approx(0, abs=1e-6)
+    assert equal.floor > 0.1
+
+
+@pytest.mark.parametrize("settings", [{"transport": 1}, {"bootstrap": 0}, {"negatives": 0}])
+def test_wrong_settings_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(SettingsError, match="must be at least 2"):
+        BoundsSettings(**settings)
 
 
 def test_the_waterfall_adds_up(encoder: Encoder, digits: Data) -> None:

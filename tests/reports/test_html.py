@@ -73,8 +73,8 @@ def test_a_full_report_has_every_figure_and_table(full_report: Path) -> None:
     assert len(page.images) == len(FIGURES)
     assert all(b"<svg" in image for image in page.images)
     assert len(page.tables["table-summary"]) == 1 + 8
-    assert len(page.tables["table-bounds"]) == 1 + 32
-    assert len(page.tables["table-scores"]) == 1 + 8 * 42
+    assert len(page.tables["table-bounds"]) == 1 + 64
+    assert len(page.tables["table-scores"]) == 1 + 8 * 46
     assert len(page.tables["table-checkpoints"]) == 1 + 8
     assert "table-failures" not in page.tables
     assert sum(name == "li" for name, _ in page.tags) >= 5
