@@ -103,4 +103,9 @@ def rung_table(scores: list[Score], labels: dict[str, str]) -> str:
             relation = "above, so it says nothing" if s.settings["vacuous"] else "below"
             label, chance = labels[s.checkpoint], s.settings["chance"]
             lines.append(f"{label}: the bound R2 is {s.value:.4f} nats, chance level {chance:.4f}: {relation}")
+        if s.name == "tightest_route":
+            says = "which says nothing" if s.settings["vacuous"] else "below chance"
+            lines.append(
+                f"{labels[s.checkpoint]}: from practical pairs, the tightest route is {s.settings['route']}: {s.value:.4f} nats, {says}"
+            )
     return "\n".join(lines)
