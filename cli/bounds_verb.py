@@ -105,7 +105,6 @@ def rung_table(scores: list[Score], labels: dict[str, str]) -> str:
             lines.append(f"{label}: the bound R2 is {s.value:.4f} nats, chance level {chance:.4f}: {relation}")
         if s.name == "tightest_route":
             says = "which says nothing" if s.settings["vacuous"] else "below chance"
-            lines.append(
-                f"{labels[s.checkpoint]}: from practical pairs, the tightest route is {s.settings['route']}: {s.value:.4f} nats, {says}"
-            )
+            way = f"the tightest route is {s.settings['route']}: {s.value:.4f} nats, {says}"
+            lines.append(f"{labels[s.checkpoint]}: from practical pairs, {way}")
     return "\n".join(lines)
