@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.views import named_recipe
-from ssa_analysis.measures.base import loss_parameters, measure, resolve_recipe
+from ssa_analysis.measures.base import loss_parameters, measure, resolve_recipe, split_embeddings
 from ssa_analysis.measures.pair_laws import SPLIT, Pair, PairSamples, divide, pair_samples, recipe_views, space_of, views_in
 from ssa_analysis.measures.pair_map import map_of_pairs
 from ssa_analysis.measures.shift_scores import (
@@ -36,6 +36,7 @@ from ssa_analysis.measures.shift_scores import (
 )
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.decomposition import Influenced, ideal_alignment, mean_of, uniformity
+from ssa_analysis.numerics.kernels import spread_rows
 from ssa_analysis.numerics.resampling import Interval
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.score import Score
@@ -126,7 +127,7 @@ def shift(encoder: Encoder, data: Data, settings: ShiftSettings) -> list[Score]:
     found += sliced_scores(joint[0], joint[1], (torch.cat(ideal, dim=1), torch.cat(practical, dim=1)), total)
     found += transport_scores(samples.ideal, samples.practical, tau, total)
     if settings.space == "embedding":
-        found += margin_scores(samples, clean[division.clean], tau, beta, total)
+        found += margin_scores(samples, spread_rows(split_embeddings(encoder, data, "probe"), settings.pairs), tau, beta, total)
         found += _decomposition(clean, views, data.labels_of(SPLIT), samples, tau, total)
     found += mmd_scores(samples.augmented, samples.practical, dependence)
     found += gaussian_scores(augmented, practical, dependence)
