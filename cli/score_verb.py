@@ -41,7 +41,7 @@ from ssa_analysis.score import Score
 @click.option(
     "--store", "store_path", default="scores.db", show_default=True, type=click.Path(), help="SQLite file for the scores."
 )
-@click.option("--measures", help="Comma-separated measures; default: all but the bounds. See: ssa-analyze list measures")
+@click.option("--measures", help="Comma-separated measures; default: all but bounds and views. See: ssa-analyze list measures")
 @click.option(
     "--set",
     "assignments",
