@@ -107,4 +107,8 @@ def rung_table(scores: list[Score], labels: dict[str, str]) -> str:
             says = "which says nothing" if s.settings["vacuous"] else "below chance"
             way = f"the tightest route is {s.settings['route']}: {s.value:.4f} nats, {says}"
             lines.append(f"{labels[s.checkpoint]}: from practical pairs, {way}")
+        if s.name == "certificate":
+            about = s.settings
+            blocks = f"{about['n']} blocks of {about['m']} images, mean {about['mean']:.4f}, constant embedding {about['constant']:.4f}"
+            lines.append(f"{labels[s.checkpoint]}: L_K <= {s.value:.4f} nats with probability {1 - about['delta']:g} ({blocks})")
     return "\n".join(lines)

@@ -37,6 +37,7 @@ from ssa_analysis.theory import (
     r6_margin,
     r7_kernel,
     r8_decomposition,
+    r9_certificate,
 )
 from ssa_analysis.theory.rungs import (
     LabelledLaw,
@@ -59,16 +60,21 @@ class BoundsSettings(MeasureSettings):
         bootstrap: draws behind the intervals.
         negatives: K of the rung R4, where the checkpoint does not say; stands for ``beta`` where the loss is plain NT-Xent.
         transport: pairs of a batch between which rung R5's distances are computed.
+        block: images of a block of the certificate. delta: how often it may fail.
     """
 
     bootstrap: int = 200
     negatives: int = 510
     transport: int = 500
+    block: int = 32
+    delta: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.bootstrap, self.transport) < 2 or self.negatives < 1:
             raise SettingsError("bounds.bootstrap and bounds.transport must be at least 2, bounds.negatives at least 1")
+        if self.block < 2 or not 0 < self.delta < 1:
+            raise SettingsError("bounds.block must be at least 2 and bounds.delta lie in (0, 1)")
 
 
 @dataclass(frozen=True)
@@ -263,6 +269,27 @@ def check_rung(rung: str, evidence: Evidence, images: PerImage, draws: int, seed
     return RungCheck(rung, STATEMENTS[rung], left, right, interval.stderr, interval.low, interval.high, equality=rung == "R8")
 
 
+def held_out_certificate(evidence: Evidence, settings: BoundsSettings) -> Score | None:
+    """The certificate of the practical pairs' loss from held-out blocks; None where there is not one whole block.
+
+    A constant embedding has the loss ``log(1 + beta)``: a certificate above it says nothing.
+    """
+    order = torch.randperm(len(evidence.first), generator=generator(settings.seed, "blocks"))
+    first, second = evidence.first[order], evidence.second[order]
+    if len(first) < settings.block:
+        return None
+    losses = r9_certificate.block_losses(first, second, settings.block, evidence.tau, evidence.beta)
+    largest = r9_certificate.largest_loss(evidence.tau, evidence.beta)
+    found = r9_certificate.certify(losses, settings.block, largest, settings.delta)
+    constant = float(np.log1p(evidence.beta))
+    about = {
+        "error": "holds with probability 1 - delta", "statement": r9_certificate.STATEMENT, "tau": evidence.tau,
+        "beta": evidence.beta, "n": found.blocks, "m": found.size, "negatives": 2 * found.size - 2, "delta": found.delta,
+        "b": found.largest, "kl": 0.0, "mean": found.mean, "constant": constant, "vacuous": found.bound > constant,
+    }  # fmt: skip
+    return Score("bounds", "certificate", found.bound, "nats", None, found.mean, found.bound, True, about)
+
+
 def routes(checks: dict[str, RungCheck], transport: TransportCheck, images: PerImage, evidence: Evidence) -> dict[str, float]:
     """Upper bounds of the classification loss from the practical pairs' loss, one for each way to account for the shift.
 
@@ -336,6 +363,9 @@ def bounds(encoder: Encoder, data: Data, settings: BoundsSettings) -> list[Score
     values.update({f"route_{name}": value for name, value in ways.items()})
     tightest = min((r for r in ways if r != "R8"), key=lambda r: ways[r])
     values["tightest_route"] = ways[tightest]
+    certificate = held_out_certificate(evidence, settings)
+    if certificate is not None:
+        scores.append(certificate)
     for name, value in values.items():
         about = {**shared, "error": "see the rungs"}
         if name == "ideal_bound" or "route" in name:

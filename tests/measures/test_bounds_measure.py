@@ -55,6 +55,23 @@ def test_the_transport_rung_is_a_theorem_for_every_batch(encoder: Encoder, digit
     assert equal.floor > 0.1
 
 
+def test_the_certificate_lies_above_the_held_out_loss_and_below_its_worst(encoder: Encoder, digits: Data) -> None:
+    found = find_score(bounds(encoder, digits, BoundsSettings(bootstrap=20, block=8)), "certificate")
+    about = found.settings
+    assert about["n"] == len(digits.splits["held-out"]) // 8
+    assert about["mean"] < found.value < about["b"]
+    stricter = find_score(bounds(encoder, digits, BoundsSettings(bootstrap=20, block=8, delta=1e-6)), "certificate")
+    assert stricter.value > found.value
+    none = bounds(encoder, digits, BoundsSettings(bootstrap=20, block=10_000))
+    assert "certificate" not in {s.name for s in none}
+
+
+@pytest.mark.parametrize("settings", [{"block": 1}, {"delta": 0.0}])
+def test_a_wrong_certificate_is_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match=r"bounds\.block must be at least 2"):
+        BoundsSettings(**settings)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("settings", [{"transport": 1}, {"bootstrap": 0}, {"negatives": 0}])
 def test_wrong_settings_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match="must be at least 2"):
