@@ -109,6 +109,7 @@ def rung_table(scores: list[Score], labels: dict[str, str]) -> str:
             lines.append(f"{labels[s.checkpoint]}: from practical pairs, {way}")
         if s.name == "certificate":
             about = s.settings
-            blocks = f"{about['n']} blocks of {about['m']} images, mean {about['mean']:.4f}, constant embedding {about['constant']:.4f}"
+            blocks = f"{about['n']} blocks of {about['m']} images, mean {about['mean']:.4f}, "
+            blocks += f"constant embedding {about['constant']:.4f}"
             lines.append(f"{labels[s.checkpoint]}: L_K <= {s.value:.4f} nats with probability {1 - about['delta']:g} ({blocks})")
     return "\n".join(lines)

@@ -344,7 +344,7 @@ class TestBounds:
         ]
         assert re.search(r"simclr: the bound R2 is \d\.\d+ nats, chance level 2\.30\d+: ", ended.out)
         assert re.search(r"simclr: from practical pairs, the tightest route is R\d: \d\.\d+ nats, ", ended.out)
-        assert re.search(r"simclr: L_K <= \d\.\d+ nats with probability 0\.95 \(\d+ blocks of 32 images, mean \d", ended.out)
+        assert re.search(r"simclr: L_K <= \d+\.\d+ nats with probability 0\.95 \(\d+ blocks of 32 images, mean \d", ended.out)
         with Store(store, must_exist=True) as opened:
             frame = opened.frame()
         assert set(frame[frame["measure"] == "bounds"]["checkpoint"]) == {"simclr", "simclr-sam"}
