@@ -1,7 +1,7 @@
 """The augmentation adviser: what each augmentation does to the shift between practical and ideal pairs.
 
-Every variant of a recipe is measured with the same images, the same ideal pairs and the same random numbers, so that a
-difference between two variants is known far better than either shift. Shifts are Gaussian distances of the pair laws
+Every variant of a recipe is measured with the same images, the same ideal pairs and the same seeds, so that a
+difference between two variants is mostly known better than either shift. Shifts are Gaussian distances of the pair laws
 without their 1/n bias: unlike a plug-in distance they may be ranked. What each costs in loss stands beside them.
 """
 
@@ -158,7 +158,7 @@ def _images(encoder: Encoder, data: Data, settings: ViewsSettings) -> _Images:
 
 
 def _embedded_views(encoder: Encoder, data: Data, images: _Images, recipe: ViewRecipe, seed: int) -> Pair:
-    """Embeddings of two views of each image; the same random numbers for every recipe."""
+    """Embeddings of two views of each image; the same seeds for every recipe."""
     views = Views(recipe, data.image_size)
     sides: tuple[list[Tensor], list[Tensor]] = ([], [])
     for number, index in enumerate(torch.arange(len(images.viewed)).split(CHUNK)):
