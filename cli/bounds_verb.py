@@ -12,8 +12,10 @@ from ssa_analysis.cli.common import (
     data_options,
     device_option,
     known_checkpoints,
+    merge_settings,
     model_options,
     own_model,
+    parse_settings,
     resolve_device,
     say,
 )
@@ -34,6 +36,19 @@ from ssa_analysis.score import Score
     "--views", default="own", show_default=True, help="Views of the practical pairs: own (as trained) or a recipe's name."
 )
 @click.option("--tau", type=float, help="Temperature; default: the checkpoint's own, else 0.5.")
+@click.option(
+    "--prior",
+    type=click.Path(),
+    help="Checkpoint that the PAC-Bayes bound starts from; default: the run's own initialisation, where the file keeps it.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="SETTING=VALUE",
+    callback=merge_settings,
+    help="Change a setting of the bounds; repeatable. See docs/theory.md",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
 @device_option
@@ -41,21 +56,25 @@ from ssa_analysis.score import Score
 @config_option("bounds")
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
-    model: str | None, normalise: str | None, store_path: str | None, views: str, tau: float | None, seed: int, workers: int,
-    device: str, as_json: bool,
+    model: str | None, normalise: str | None, store_path: str | None, views: str, tau: float | None, prior: str | None,
+    assignments: tuple[str, ...], seed: int, workers: int, device: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Evaluate both sides of the rungs R1 to R8 on CHECKPOINTs and say which hold.
+    """Evaluate both sides of the rungs R1 to R9 on CHECKPOINTs and say which hold, how tight they are and what they say.
 
     Exit code 1 if a rung is violated beyond its error, or a checkpoint could not be evaluated.
 
     \b
     Example:
       ssa-analyze bounds runs/a/last.pt --data cifar10
+      ssa-analyze bounds runs/*/last.pt --data cifar10 --store scores.db
+      ssa-analyze bounds tuned.pt --data cifar10 --prior pretrained.pt --set block=128
     """
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
     device = resolve_device(device)
     paths, left_out = known_checkpoints(checkpoints)
-    cells = make_cells(paths, loaded_data(spec), ["bounds"], seed, {"views": views, "tau": tau}, {}, own_model(model, normalise))
+    chosen = _settings(assignments) | ({"prior": prior} if prior else {})
+    shared = {"views": views, "tau": tau}
+    cells = make_cells(paths, loaded_data(spec), ["bounds"], seed, shared, {"bounds": chosen}, own_model(model, normalise))
     labels = short_names({cell.sha256: cell.path for cell in cells})
     by_path = {cell.path: labels[cell.sha256] for cell in cells}
 
@@ -81,6 +100,11 @@ def command(
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
+def _settings(items: tuple[str, ...]) -> dict[str, str]:
+    """``setting=value`` texts; ``bounds.setting=value`` is understood, too."""
+    return parse_settings(tuple(i if i.startswith("bounds.") else f"bounds.{i}" for i in items)).get("bounds", {})
+
+
 def rung_table(scores: list[Score], labels: dict[str, str]) -> str:
     """A text table: one line a rung."""
     rows = [
@@ -98,18 +122,60 @@ def rung_table(scores: list[Score], labels: dict[str, str]) -> str:
         if "verdict" in s.settings
     ]
     lines = [pd.DataFrame(rows).to_string(index=False)]
-    for s in scores:
-        if s.name == "ideal_bound":
-            relation = "above, so it says nothing" if s.settings["vacuous"] else "below"
-            label, chance = labels[s.checkpoint], s.settings["chance"]
-            lines.append(f"{label}: the bound R2 is {s.value:.4f} nats, chance level {chance:.4f}: {relation}")
-        if s.name == "tightest_route":
-            says = "which says nothing" if s.settings["vacuous"] else "below chance"
-            way = f"the tightest route is {s.settings['route']}: {s.value:.4f} nats, {says}"
-            lines.append(f"{labels[s.checkpoint]}: from practical pairs, {way}")
-        if s.name == "certificate":
-            about = s.settings
-            blocks = f"{about['n']} blocks of {about['m']} images, mean {about['mean']:.4f}, "
-            blocks += f"constant embedding {about['constant']:.4f}"
-            lines.append(f"{labels[s.checkpoint]}: L_K <= {s.value:.4f} nats with probability {1 - about['delta']:g} ({blocks})")
+    for checkpoint in dict.fromkeys(s.checkpoint for s in scores):
+        own = {s.name: s for s in scores if s.checkpoint == checkpoint}
+        lines += ["", f"{labels[checkpoint]}:", *(f"  {line}" for line in told(own))]
     return "\n".join(lines)
+
+
+def told(scores: dict[str, Score]) -> list[str]:
+    """What the scores of one checkpoint say, a line each; by name of the score."""
+    lines = [f"skipped: {text}" for text in next(iter(scores.values())).settings.get("skipped", [])]
+    if "ideal_bound" in scores:
+        bound, chance = scores["ideal_bound"].value, scores["ideal_bound"].settings["chance"]
+        relation = "above, so it says nothing" if scores["ideal_bound"].settings["vacuous"] else "below"
+        lines.append(f"R2 bounds the classification loss by {bound:.4f} nats; chance {chance:.4f}: {relation}")
+    if "tightest_route" in scores:
+        route = scores["tightest_route"]
+        relation = "says nothing" if route.settings["vacuous"] else "below chance"
+        lines.append(f"from practical pairs, tightest by {route.settings['route']}: {route.value:.4f} nats, {relation}")
+    if "chain" in scores:
+        shares = {name.removeprefix("share_"): s.value for name, s in scores.items() if name.startswith("share_")}
+        ordered = sorted(shares.items(), key=lambda item: -item[1])
+        parts = ", ".join(f"{name.replace('_', ' ')} {round(100 * share)} %" for name, share in ordered)
+        relation = "says nothing" if scores["chain"].settings["vacuous"] else "below chance"
+        lines.append(f"the whole chain: {scores['chain'].value:.4f} nats, {relation}; its slack: {parts}")
+    if "certificate" in scores:
+        lines += _certificates_told(scores)
+    if "pac_bayes" in scores:
+        lines += _pac_bayes_told(scores["pac_bayes"])
+    return lines
+
+
+def _certificates_told(scores: dict[str, Score]) -> list[str]:
+    found = scores["certificate"]
+    about = found.settings
+    others = {"certificate_kl": "by kl", "certificate_bounded_differences": "by bounded differences"}
+    rest = "; ".join(f"{text} {scores[name].value:.4f}" for name, text in others.items() if name in scores)
+    return [
+        f"certificate: L_K <= {found.value:.4f} nats with probability {1 - about['delta']:g}; {rest}; a constant embedding has "
+        f"{about['constant']:.4f}{', so it says nothing' if about['vacuous'] else ''}",
+        f"  K {about['negatives']}, n {about['n']} held-out blocks of m {about['m']}, KL 0, b {about['b']:.4f}, "
+        f"mean {about['mean']:.4f}",
+    ]
+
+
+def _pac_bayes_told(found: Score) -> list[str]:
+    about = found.settings
+    probability = 1 - about["delta"] - about["delta_draws"]
+    rise = f"{about['held_out_rise']:+.4f} ± {about['held_out_rise_stderr']:.2g}"
+    return [
+        f"PAC-Bayes: L_s <= {found.value:.4f} nats with probability {probability:g} at s {about['scale']:.3g}"
+        f"{'; it says nothing' if about['vacuous'] else ''}",
+        f"  loss {about['loss']:.4f} + sharpness {about['sharpness']:.4f} + Monte Carlo {about['monte_carlo']:.4f} + complexity "
+        f"{about['complexity']:.4f}",
+        f"  prior {about['prior']}, KL {about['kl']:.4g}, n {about['n']} {about['split']} blocks of m {about['m']}, "
+        f"b {about['b']:.4f}, {about['grid']} scales",
+        f"  L(theta) <= L_s on held-out blocks: {about['covers_theta']} ({rise}); SAM form {about['sam_noisy']:.4f} <= "
+        f"{about['sam_bound']:.4f} at radius {about['sam_radius']:.3g}",
+    ]

@@ -19,6 +19,13 @@ DEFAULTS = TrainSettings()
 @data_options
 @click.option("--out", required=True, type=click.Path(), help="Folder for last.pt and log.csv.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out; gives the weights of an unbroken run.")
+@click.option(
+    "--keep-every",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Also keep OUT/epochs/epoch-NNNN.pt every so many epochs, and the one before training; 0 none.",
+)
 @click.option("--arch", default=DEFAULTS.arch, show_default=True, help="resnet18, resnet34, resnet50 or convnet.")
 @click.option("--width", type=click.IntRange(min=1), help="Channels of the first stage; default: the architecture's own.")
 @click.option("--stem", default=DEFAULTS.stem, show_default=True, help="cifar (3x3) or imagenet (7x7 and max-pool).")
@@ -62,7 +69,7 @@ DEFAULTS = TrainSettings()
 @config_option("train")
 def command(
     data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool, out: str, resume: bool,
-    device: str, projector: str, alpha: float, window: int | None, partner: str, **options: Any,
+    keep_every: int, device: str, projector: str, alpha: float, window: int | None, partner: str, **options: Any,
 ) -> None:  # fmt: skip
     """Train an encoder and write OUT/last.pt after every epoch.
 
@@ -88,5 +95,5 @@ def command(
         rest = f"  about {duration(left)} left" if row.epoch < row.epochs else ""
         say(f"[{row.epoch}/{row.epochs}] loss {row.loss:.4f}{knn}{rest}")
 
-    path = train(settings, loaded, out, device=resolve_device(device), resume=resume, on_epoch=tell)
+    path = train(settings, loaded, out, device=resolve_device(device), resume=resume, keep_every=keep_every, on_epoch=tell)
     say(f"wrote {path}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from ssa_analysis.reports.figures.frames import rows_of
-from ssa_analysis.reports.names import label_of
+from ssa_analysis.reports.names import RUNG, label_of
 from ssa_analysis.reports.style import method_label, ordered_methods
 
 from ssa_analysis.errors import DataError
@@ -68,7 +68,7 @@ def _linking_sentence(frame: pd.DataFrame) -> str | None:
 
 
 def _bounds_sentence(frame: pd.DataFrame) -> str | None:
-    rungs = frame[(frame["measure"] == "bounds") & frame["name"].str.fullmatch(r"R\d")]
+    rungs = frame[(frame["measure"] == "bounds") & frame["name"].str.fullmatch(RUNG)]
     if rungs.empty:
         return None
     verdicts = rungs["settings"].map(lambda s: s["verdict"]).value_counts()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+RUNG = r"R\d(_pac_bayes)?"  # names of the scores of `bounds` that are checked inequalities
+
 
 @dataclass(frozen=True)
 class ScoreName:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 from ssa_analysis.reports.figures.frames import rows_of
-from ssa_analysis.reports.names import KEY_SCORES, label_of
+from ssa_analysis.reports.names import KEY_SCORES, RUNG, label_of
 from ssa_analysis.reports.style import method_label
 
 from ssa_analysis.errors import DataError
@@ -67,7 +67,7 @@ def score_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def bounds_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Every rung of every checkpoint: both sides, slack with interval, verdict."""
-    rows = frame[(frame["measure"] == "bounds") & frame["name"].str.fullmatch(r"R\d")]
+    rows = frame[(frame["measure"] == "bounds") & frame["name"].str.fullmatch(RUNG)]
     return pd.DataFrame(
         [
             {

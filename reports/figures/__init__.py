@@ -10,7 +10,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.figure import Figure
-from ssa_analysis.reports.figures.bounds import bound_waterfall
+from ssa_analysis.reports.figures.bounds import (
+    bound_against_truth,
+    bound_chain,
+    bound_waterfall,
+    pac_bayes_chain,
+    sharpness_complexity,
+    slack_over_epochs,
+)
 from ssa_analysis.reports.figures.curvature import eigenvalues, spectral_density
 from ssa_analysis.reports.figures.landscape import (
     landscape_eigen_surfaces,
@@ -175,5 +182,38 @@ FIGURES = (
         "From the loss of the trained probe up to the bound R2, and from there by the exact decomposition R8 to what the "
         "practical pairs show. The dashed line is the chance level H(π): a bound above it says nothing.",
         bound_waterfall,
+    ),
+    FigureEntry(
+        "bound_chain",
+        "The chain of rungs to a certificate",
+        "What each rung loses on the tightest route from the trained probe's loss to a bound that the held-out certificate gives "
+        "with its stated probability. Dashed: the chance level H(π).",
+        bound_chain,
+    ),
+    FigureEntry(
+        "pac_bayes_chain",
+        "The chain of rungs to the PAC-Bayes bound",
+        "The same with the bound of the training run, prior at the initialisation or at a named checkpoint.",
+        pac_bayes_chain,
+    ),
+    FigureEntry(
+        "bound_against_truth",
+        "Bounds against the loss they bound",
+        "One point a checkpoint, 95 % intervals. Above the diagonal the inequality holds; above the dashed chance level it says "
+        "nothing.",
+        bound_against_truth,
+    ),
+    FigureEntry(
+        "slack_over_epochs",
+        "Slack of the rungs over training",
+        "One line a run whose checkpoints of several epochs were scored; bars are 95 % intervals.",
+        slack_over_epochs,
+    ),
+    FigureEntry(
+        "sharpness_complexity",
+        "Sharpness and complexity of the PAC-Bayes bound",
+        "Loss, sharpness, Monte-Carlo part and complexity stacked over the scale of the weight noise; the dot is the minimum. "
+        "Above the dashed line, the loss of a constant embedding, the bound says nothing.",
+        sharpness_complexity,
     ),
 )

@@ -65,6 +65,15 @@ def _check_training(training: Any) -> dict[str, Any]:
     return dict(training)
 
 
+def _initial_weights(initial: Any) -> Mapping[str, Tensor] | None:
+    """The weights before training, where the file keeps them."""
+    if initial is None:
+        return None
+    if not isinstance(initial, Mapping) or not all(isinstance(t, Tensor) for t in initial.values()):
+        raise CheckpointError("its initial weights are not a state dict")
+    return initial
+
+
 def _own_recognise(payload: Mapping[str, Any]) -> Recognised:
     spec = payload["encoder"]
     backbone = build_backbone(spec["arch"], spec["width"], spec["stem"])
@@ -72,6 +81,7 @@ def _own_recognise(payload: Mapping[str, Any]) -> Recognised:
     encoder = Encoder(
         backbone, projector, tuple(spec["mean"]), tuple(spec["std"]), recipe_from_dict(payload["recipe"]), payload["loss"]
     )
+    encoder.initial = _initial_weights(payload.get("initial"))
     kept = {"initial": "weights at initialisation", "optimizer": "optimizer state", "training": "settings of the run"}
     return Recognised(
         encoder=encoder,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssa_analysis.errors import CheckpointError
+from ssa_analysis.errors import CheckpointError, SettingsError
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".th", ".tar", ".bin", ".pkl", ".t7")
 
@@ -108,6 +108,23 @@ def find_checkpoints(patterns: list[str]) -> list[Path]:
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+def one_checkpoint(setting: str, name: str) -> Path:
+    """The one file behind the value of a setting; SettingsError if there are several."""
+    found = find_checkpoints([name])
+    if len(found) > 1:
+        raise SettingsError(f"{setting}={name} stands for {len(found)} checkpoints; name one file")
+    return found[0]
+
+
+def pinned_hash(setting: str, name: str, known: str) -> str:
+    """SHA-256 of that file; SettingsError if ``known`` is another one. What a file holds decides the numbers, so its hash
+    is a setting, too."""
+    sha256 = file_hash(one_checkpoint(setting, name))
+    if known not in ("", sha256):
+        raise SettingsError(f"{name} changed since this was planned (its hash is not {known[:12]}...)")
+    return sha256
 
 
 def _checkpoints_at(path: Path) -> list[Path]:

@@ -96,16 +96,21 @@ def fixed_batches(
     """
     if batch < 2:
         raise SettingsError(f"a contrastive batch needs at least 2 pairs, got {batch}")
-    images, labels = data.images_of(split), data.labels_if_any(split)
-    if len(images) < batch:
+    available = len(data.splits[split])
+    if available < batch:
         raise DataError(
-            f"{data.name}: the {split} split holds {len(images)} images, fewer than a batch of {batch}; "
+            f"{data.name}: the {split} split holds {available} images, fewer than a batch of {batch}; "
             "lower the batch or use more images"
         )
-    batches = []
-    for number, index in enumerate(draw_images(data, split, max(batch, pairs), batch, seed)):
-        near = features[index] if features is not None else None
-        pair_seed = derive_seed(seed, "fixed batch", number)
-        first, second = practical_pairs(images[index], views, pair_seed, None if labels is None else labels[index], near)
-        batches.append(PairBatch(first, second))
-    return batches
+    drawn = draw_images(data, split, max(batch, pairs), batch, seed)
+    return [batch_of(data, split, views, index, seed, number, features) for number, index in enumerate(drawn)]
+
+
+def batch_of(
+    data: Data, split: str, views: Views, index: Tensor, seed: int, number: int, features: Tensor | None = None
+) -> PairBatch:
+    """Batch ``number``: two views of the images ``index (m,)`` of a split; depends on no other batch."""
+    labels = data.labels_if_any(split)
+    near = features[index] if features is not None else None
+    images, known = data.images_of(split)[index], None if labels is None else labels[index]
+    return PairBatch(*practical_pairs(images, views, derive_seed(seed, "fixed batch", number), known, near))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssa_analysis.checkpoints.reading import file_hash, find_checkpoints
+from ssa_analysis.checkpoints.reading import one_checkpoint, pinned_hash
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.base import measure
@@ -95,18 +94,7 @@ class LandscapeSettings(FixedLossSettings):
             return
         if not self.other:
             raise SettingsError("along=checkpoint needs another checkpoint: other=FILE")
-        sha256 = file_hash(other_path(self.other))
-        if self.other_sha256 not in ("", sha256):
-            raise SettingsError(f"{self.other} changed since this was planned (its hash is not {self.other_sha256[:12]}...)")
-        object.__setattr__(self, "other_sha256", sha256)
-
-
-def other_path(name: str) -> Path:
-    """The one file behind ``other``; SettingsError if there are several."""
-    found = find_checkpoints([name])
-    if len(found) > 1:
-        raise SettingsError(f"other={name} stands for {len(found)} checkpoints; name one file")
-    return found[0]
+        object.__setattr__(self, "other_sha256", pinned_hash("other", self.other, self.other_sha256))
 
 
 @measure(
@@ -276,7 +264,7 @@ def _eigen_scores(
 
 def checkpoint_scores(encoder: Encoder, operator: CurvatureOperator, data: Data, settings: LandscapeSettings) -> list[Score]:
     """The straight path to another checkpoint, and a plane through both."""
-    other = difference_to(other_path(settings.other), encoder, operator, settings.batchnorm == "frozen")
+    other = difference_to(one_checkpoint("other", settings.other), encoder, operator, settings.batchnorm == "frozen")
     path, span = np.array(path_offsets(settings.points)), settings.span or SPANS["checkpoint"]
     x = np.array(path_offsets(settings.grid)) if settings.grid else np.zeros(0)
     y = _axis(span, settings.grid) if settings.grid else np.zeros(0)

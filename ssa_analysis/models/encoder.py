@@ -37,6 +37,7 @@ class Encoder(nn.Module):
         classifier: maps features h to class logits; None where the file holds none.
         recipe: the views it was trained with, None where unknown.
         loss: ``tau``, ``beta`` (None: K) of its training loss; empty where unknown.
+        initial: state dict before training, None where the file does not keep it.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.recipe = recipe
         self.loss = dict(loss or {})
+        self.initial: Mapping[str, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -39,7 +40,7 @@ CREATE TABLE IF NOT EXISTS scores (
 """
 SCORE_COLUMNS = (
     "checkpoint", "path", "sha256", "method", "data", "measure", "name", "value", "stderr", "low", "high", "unit",
-    "converged", "seed", "seconds", "code_version", "settings", "arrays", "environment",
+    "converged", "seed", "seconds", "code_version", "settings", "arrays", "environment", "epoch", "run",
 )  # fmt: skip
 
 
@@ -221,6 +222,9 @@ class Store:
     def frame(self, data: str | None = None) -> pd.DataFrame:
         """All scores, one a row (columns ``SCORE_COLUMNS``).
 
+        ``epoch`` is that of the checkpoint (NaN where the file does not say); checkpoints of one training run share ``run``,
+        which is empty where the file does not say.
+
         Where a measure of a checkpoint on a data set was computed more than once (other seeds, settings or code),
         the newest cell counts; settings that give scores of other names (``Measure.apart``) are told apart.
 
@@ -230,7 +234,10 @@ class Store:
         with self._explained():
             rows = self._db.execute(
                 "SELECT k.path, k.sha256, k.method, c.data, c.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, "
-                "s.converged, c.seed, c.seconds, c.code_version, s.settings, s.arrays, c.environment FROM scores s "
+                "s.converged, c.seed, c.seconds, c.code_version, s.settings, s.arrays, c.environment, "
+                "json_extract(k.report, '$.training.epoch'), "
+                "json_array(json_extract(k.report, '$.training.settings'), json_extract(k.report, '$.training.data')) "
+                "FROM scores s "
                 "JOIN cells c ON c.id = s.cell JOIN checkpoints k ON k.sha256 = c.sha256 "
                 "WHERE c.id IN (SELECT value FROM json_each(?)) ORDER BY k.path, c.id, s.rowid",
                 (json.dumps(list(self._newest("ok").values())),),
@@ -243,6 +250,8 @@ class Store:
         for column in ("settings", "arrays"):
             frame[column] = [json.loads(text) for text in frame[column]]
         frame["converged"] = frame["converged"].astype(bool)
+        frame["epoch"] = frame["epoch"].astype(float)
+        frame["run"] = ["" if text == "[null,null]" else hashlib.sha256(text.encode()).hexdigest()[:12] for text in frame["run"]]
         for column in ("value", "stderr", "low", "high"):
             frame[column] = frame[column].astype(float)
         return frame[frame["data"] == data] if data is not None else frame

@@ -1,55 +1,37 @@
-"""The rungs on a checkpoint: both sides estimated on held-out images, with bootstrap intervals over images.
-
-Class means, positives and negatives are those of the probe split (the population), anchors and views those of the
-held-out split. Every rung here holds for such a pair of laws, so conditioning on the population gives no side an
-advantage; the intervals speak of the held-out images.
-"""
+"""The measure ``bounds``: every rung on a checkpoint, the routes and the chain, the certificates."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from ssa_analysis.checkpoints.reading import pinned_hash
 from ssa_analysis.data.datasets import Data
-from ssa_analysis.errors import MeasureError, SettingsError
-from ssa_analysis.measures.base import (
-    MeasureSettings,
-    loss_parameters,
-    measure,
-    practical_embeddings,
-    split_embeddings,
-)
+from ssa_analysis.errors import SettingsError
+from ssa_analysis.measures.base import MeasureSettings, measure, resolve_recipe
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.numerics.contrastive import softplus
-from ssa_analysis.numerics.resampling import bootstrap, mean_interval
-from ssa_analysis.numerics.seeding import derive_seed, generator
-from ssa_analysis.numerics.transport import DIRECTED, exact_distance, pair_transport, split_floor
+from ssa_analysis.numerics.seeding import derive_seed
+from ssa_analysis.numerics.transport import split_floor
+from ssa_analysis.registry import unknown_name
 from ssa_analysis.score import Score
-from ssa_analysis.theory import (
-    r1_probe,
-    r2_classification,
-    r3_decoupled,
-    r4_negatives,
-    r5_transport,
-    r6_margin,
-    r7_kernel,
-    r8_decomposition,
-    r9_certificate,
-)
-from ssa_analysis.theory.rungs import (
-    LabelledLaw,
-    Population,
-    RungCheck,
-    as_numpy,
-    class_weights,
-    empirical_population,
-    weighted_mean,
-)
+from ssa_analysis.theory import r5_transport, r9_certificate, r9_pac_bayes
+from ssa_analysis.theory.chain import BOUNDING, CAUSES, ROUTES, Ceiling, Chain, build, tightest, uncertified
+from ssa_analysis.theory.estimates import LABELLED, PRACTICAL, Bootstrapped, estimate, interval_of
+from ssa_analysis.theory.evidence import Evidence, gather, resample
+from ssa_analysis.theory.pac_bayes_run import PacBayes, embedded_blocks, evaluate, find_prior
+from ssa_analysis.theory.rungs import RungCheck
+from ssa_analysis.theory.transport_check import TransportCheck, check_transport
+from ssa_analysis.theory.weight_noise import BlocksOfPairs
 
-MAX_TRANSPORT_BATCHES = 8  # of rung R5
+STATEMENTS = dict(
+    sorted({**PRACTICAL, **LABELLED, "R5": r5_transport.STATEMENT, "R9": r9_certificate.STATEMENT}.items())
+)  # fmt: skip
+NEED_LABELS = ("R1", "R2", "R5", "R6", "R7", "R8")
+BLOCKS_OF = ("auto", "train", "probe", "held-out")
 
 
 @dataclass(frozen=True)
@@ -59,318 +41,330 @@ class BoundsSettings(MeasureSettings):
     Attributes:
         bootstrap: draws behind the intervals.
         negatives: K of the rung R4, where the checkpoint does not say; stands for ``beta`` where the loss is plain NT-Xent.
+            0: that of a batch of ``block`` pairs, ``2 block - 2``.
         transport: pairs of a batch between which rung R5's distances are computed.
-        block: images of a block of the certificate. delta: how often it may fail.
+        block: images of a block of the certificates; 0: see :func:`automatic_block`. delta: how often they may fail.
+        noise_block: images of a block of the PAC-Bayes bound.
+        prior: checkpoint that the PAC-Bayes bound starts from; empty: the initialisation, where the file keeps it.
+        prior_sha256: of its content, filled in.
+        blocks: split of the PAC-Bayes blocks: ``auto`` (train; held-out with a prior), ``train``, ``probe``, ``held-out``.
+        scales: standard deviations of the weight noise, spaced evenly in their logarithm from scale_min to scale_max; 0
+            leaves the PAC-Bayes bound out.
+        draws: of noise and block, at each scale. delta_draws: how often their bounds may fail, all scales together.
     """
 
     bootstrap: int = 200
-    negatives: int = 510
+    negatives: int = 0
     transport: int = 500
-    block: int = 32
+    block: int = 0
+    noise_block: int = 32
     delta: float = 0.05
+    prior: str = ""
+    prior_sha256: str = ""
+    blocks: str = "auto"
+    scales: int = 8
+    scale_min: float = 1e-3
+    scale_max: float = 1.0
+    draws: int = 100
+    delta_draws: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.bootstrap, self.transport) < 2 or self.negatives < 1:
-            raise SettingsError("bounds.bootstrap and bounds.transport must be at least 2, bounds.negatives at least 1")
-        if self.block < 2 or not 0 < self.delta < 1:
-            raise SettingsError("bounds.block must be at least 2 and bounds.delta lie in (0, 1)")
+        if min(self.bootstrap, self.transport) < 2 or self.negatives < 0:
+            raise SettingsError("bounds.bootstrap and bounds.transport must be at least 2, bounds.negatives at least 0")
+        if self.block < 0 or self.block == 1 or self.noise_block < 2 or not 0 < self.delta < 1 or not 0 < self.delta_draws < 1:
+            raise SettingsError(
+                "bounds.block and noise_block must be at least 2, bounds.delta and bounds.delta_draws lie in (0, 1)"
+            )
+        if self.blocks not in BLOCKS_OF:
+            raise unknown_name("split of blocks", self.blocks, list(BLOCKS_OF))
+        if self.scales < 0 or self.draws < 2 or not 0 < self.scale_min <= self.scale_max < math.inf:
+            raise SettingsError("bounds.scales must be at least 0, bounds.draws at least 2, 0 < bounds.scale_min <= scale_max")
+        if self.prior:
+            object.__setattr__(self, "prior_sha256", pinned_hash("prior", self.prior, self.prior_sha256))
+        elif self.prior_sha256:
+            raise SettingsError("bounds.prior_sha256 belongs to bounds.prior")
+
+    @property
+    def grid(self) -> np.ndarray:
+        """``(J,)`` scales."""
+        return np.geomspace(self.scale_min, self.scale_max, self.scales)
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """Embeddings that the rungs are evaluated on; all float64 with unit rows."""
-
-    law: LabelledLaw  # held-out images, weighted so that classes have the population's prior
-    population: Population  # probe images
-    view_population: Population  # one view of each probe image, as one class: q_data
-    positives: Tensor  # (k, d): for each held-out image, one probe image of its class
-    first: Tensor  # (k, d) and second: two views of each held-out image
-    second: Tensor
-    tau: float
-    beta: float
-    negatives: int  # K
+def automatic_block(images: int) -> int:
+    """The largest power of two up to the root of the number of images: few blocks make a certificate loose, small ones R4."""
+    return int(2 ** max(1, math.floor(math.log2(max(images, 4)) / 2)))
 
 
-def gather(encoder: Encoder, data: Data, settings: BoundsSettings) -> Evidence:
-    """Embed both splits and their views.
-
-    Raises:
-        MeasureError: no projector, or embeddings that are not finite unit vectors.
-        DataError: fewer than two classes, or a class missing from a split.
-    """
-    data.require_classes(2)
-    tau, beta = loss_parameters(encoder, settings)
-    z, bank = (split_embeddings(encoder, data, s).double() for s in ("held-out", "probe"))
-    y, bank_y = data.labels_of("held-out"), data.labels_of("probe")
-    first, second = (v.double() for v in practical_embeddings(encoder, data, "held-out", settings))
-    bank_view = practical_embeddings(encoder, data, "probe", settings)[0].double()
-    for part in (z, bank, first, second, bank_view):
-        if not torch.isfinite(part).all() or (part.norm(dim=1) - 1).abs().max() > 1e-3:
-            raise MeasureError("the embedding is not made of finite unit vectors: the theory does not apply")
-    population = empirical_population(bank, bank_y, len(data.class_names))
-    count = len(bank_view)
-    views = Population(bank_view, torch.full((1, count), 1 / count, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
-    drawn = torch.multinomial(population.conditionals[y], 1, generator=generator(settings.seed, "ideal positives"))[:, 0]
-    law = LabelledLaw(z, y, class_weights(y, population.prior))
-    count = int(encoder.loss.get("negatives") or settings.negatives)
-    return Evidence(law, population, views, bank[drawn], first, second, tau, float(count if beta is None else beta), count)
-
-
-@dataclass(frozen=True)
-class PerImage:
-    """What each held-out image contributes to the rungs; all ``(k,)``, in nats except the two alignments."""
-
-    supervised: Tensor  # loss of the mean classifier
-    probe: Tensor  # loss of the trained probe
-    ideal: Tensor  # decoupled loss, averaged exactly over ideal positives
-    drawn_ideal: Tensor  # the same with one drawn positive: independent of the class means that R8's right side uses
-    ideal_margin: Tensor
-    practical_margin: Tensor
-    ideal_uniformity: Tensor
-    practical_uniformity: Tensor
-    view_margin: Tensor  # of practical pairs against views as negatives
-    drawn_loss: Tensor  # the same pairs' l_K with K drawn negatives of each anchor's own
-    negative_slack: Tensor  # what R4 adds to it
-    class_alignment: Tensor  # z.mu_y; its mean estimates sum_c pi_c |mu_c|^2 across the splits, without bias
-    practical_alignment: Tensor
-    probe_converged: bool
-
-
-def per_image(evidence: Evidence, seed: int = 0) -> PerImage:
-    """Evaluate every loss once; the seed is that of R4's negatives."""
-    law, population, tau = evidence.law, evidence.population, evidence.tau
-    practical = (evidence.first, evidence.second, evidence.view_population, tau, evidence.beta)
-    probe = r1_probe.trained_probe(law, population, tau)
-    uniformity = population.uniformity(law.z, tau)
-    return PerImage(
-        supervised=r1_probe.mean_classifier_losses(law, population, tau),
-        probe=probe.losses,
-        ideal=r2_classification.ideal_decoupled_losses(law, population, tau),
-        drawn_ideal=uniformity - (law.z * evidence.positives).sum(1) / tau,
-        ideal_margin=r6_margin.margins(law.z, evidence.positives, population, tau, evidence.beta),
-        practical_margin=r6_margin.margins(evidence.first, evidence.second, population, tau, evidence.beta),
-        ideal_uniformity=uniformity,
-        practical_uniformity=evidence.view_population.uniformity(evidence.first, tau),
-        view_margin=r6_margin.margins(*practical),
-        drawn_loss=r4_negatives.drawn_losses(*practical, evidence.negatives, generator(seed, "negatives")),
-        negative_slack=r4_negatives.negative_slacks(*practical, evidence.negatives),
-        class_alignment=(law.z * population.means[law.y]).sum(1),
-        practical_alignment=(evidence.first * evidence.second).sum(1),
-        probe_converged=probe.converged,
-    )
-
-
-def decomposition_of(images: PerImage, weights: Tensor, tau: float, rows: Tensor) -> r8_decomposition.Decomposition:
-    """R8 on the images ``rows``."""
-    w = weights[rows]
-    return r8_decomposition.decompose(
-        tau=tau,
-        ideal=weighted_mean(images.drawn_ideal[rows], w),
-        practical_alignment=weighted_mean(images.practical_alignment[rows], w),
-        ideal_alignment=weighted_mean(images.class_alignment[rows], w),
-        practical_uniformity=weighted_mean(images.practical_uniformity[rows], w),
-        ideal_uniformity=weighted_mean(images.ideal_uniformity[rows], w),
-    )
-
-
-def sides_of(rung: str, evidence: Evidence, images: PerImage, rows: Tensor) -> tuple[float, float]:
-    """Left and right side of a rung on the images ``rows`` (with repetition, in a bootstrap)."""
-    weights = evidence.law.weights
-    w = weights[rows]
-    supervised = weighted_mean(images.supervised[rows], w)
-    if rung == "R1":
-        return weighted_mean(images.probe[rows], w), supervised
-    if rung == "R2":
-        return supervised, evidence.population.entropy + weighted_mean(images.ideal[rows], w)
-    if rung == "R3":
-        return r3_decoupled.decoupled_sides(images.view_margin[rows], w, evidence.beta)
-    if rung == "R4":
-        finite = weighted_mean(images.drawn_loss[rows] + images.negative_slack[rows], w)
-        return weighted_mean(softplus(images.view_margin[rows]), w), finite
-    if rung == "R7":
-        ideal = r7_kernel.cross_moment(evidence.law.z[rows], evidence.population.means[evidence.law.y[rows]], w)
-        return r7_kernel.kernel_sides(ideal, r7_kernel.cross_moment(evidence.first[rows], evidence.second[rows], w))
-    if rung == "R6":
-        return r6_margin.margin_sides(images.ideal_margin[rows], images.practical_margin[rows], w, w)
-    parts = decomposition_of(images, weights, evidence.tau, rows)
-    return parts.ideal, parts.right_side(evidence.tau)
-
-
-STATEMENTS = {
-    "R1": r1_probe.STATEMENT,
-    "R2": r2_classification.STATEMENT,
-    "R3": r3_decoupled.STATEMENT,
-    "R4": r4_negatives.STATEMENT,
-    "R5": r5_transport.STATEMENT,
-    "R6": r6_margin.STATEMENT,
-    "R7": r7_kernel.STATEMENT,
-    "R8": r8_decomposition.STATEMENT,
-}
-
-
-@dataclass(frozen=True)
-class TransportCheck:
-    """R5 between the laws of batches, with the parts of its right side and what they are between equal laws; in nats."""
-
-    check: RungCheck
-    pairs: float  # W_c / tau
-    negatives: float  # W_1 / tau
-    floor: float  # W_c / tau between two batches of one law, the mean over both laws
-
-
-def check_transport(evidence: Evidence, batch: int, seed: int) -> TransportCheck:
-    """R5 on disjoint batches of held-out images, with as many probe images as negatives.
-
-    For the laws of a batch and of its negatives the rung is a theorem, with nothing estimated (the batch's law is not
-    symmetric, so the ground cost is that of the loss in one direction); what is estimated is their mean over batches. In
-    many dimensions the right side is mostly what sampling adds: see ``floor``.
-    """
-    rng = generator(seed, "transport")
-    rows, bank = (torch.randperm(len(z), generator=rng) for z in (evidence.first, evidence.population.z))
-    batch = min(batch, len(rows) // 2)
-    negatives = bank[:batch]
-    uniform = torch.full((1, len(negatives)), 1 / len(negatives), dtype=torch.float64)
-    clean, viewed = (
-        Population(z[negatives], uniform, torch.ones(1, dtype=torch.float64))
-        for z in (evidence.population.z, evidence.view_population.z)
-    )
-    ideal, practical = (evidence.law.z, evidence.positives), (evidence.first, evidence.second)
-    joint = [torch.cat(pair, dim=1) for pair in (ideal, practical)]
-    parts = rows[: len(rows) // batch * batch].split(batch)[:MAX_TRANSPORT_BATCHES]
-    lefts, costs = [], []
-    of_negatives = exact_distance(clean.z, viewed.z)
-    for part in parts:
-        losses = [
-            softplus(r6_margin.margins(z[part], plus[part], population, evidence.tau, evidence.beta)).mean()
-            for (z, plus), population in ((ideal, clean), (practical, viewed))
-        ]
-        lefts.append(abs(float(losses[0] - losses[1])))
-        costs.append(pair_transport(joint[0][part], joint[1][part], [DIRECTED]) / evidence.tau)
-    floors = [pair_transport(law[parts[0]], law[parts[1]], [DIRECTED]) / evidence.tau for law in joint]
-    one = of_negatives / evidence.tau
-    slack = mean_interval(np.array(costs) + one - np.array(lefts))
-    check = RungCheck(
-        "R5", STATEMENTS["R5"], float(np.mean(lefts)), float(np.mean(costs)) + one, slack.stderr, slack.low, slack.high
-    )
-    return TransportCheck(check, float(np.mean(costs)), one, float(np.mean(floors)))
-
-
-def check_rung(rung: str, evidence: Evidence, images: PerImage, draws: int, seed: int) -> RungCheck:
-    """A rung with the bootstrap interval of its slack, over held-out images within classes."""
-
-    def slack(index: np.ndarray) -> float:
-        left, right = sides_of(rung, evidence, images, torch.from_numpy(index))
-        return right - left
-
-    labels = as_numpy(evidence.law.y)
-    interval = bootstrap(slack, len(labels), draws=draws, seed=seed, strata=labels)
-    left, right = sides_of(rung, evidence, images, torch.arange(len(labels)))
-    return RungCheck(rung, STATEMENTS[rung], left, right, interval.stderr, interval.low, interval.high, equality=rung == "R8")
-
-
-def held_out_certificate(evidence: Evidence, settings: BoundsSettings) -> Score | None:
-    """The certificate of the practical pairs' loss from held-out blocks; None where there is not one whole block.
-
-    A constant embedding has the loss ``log(1 + beta)``: a certificate above it says nothing.
-    """
-    order = torch.randperm(len(evidence.first), generator=generator(settings.seed, "blocks"))
-    first, second = evidence.first[order], evidence.second[order]
-    if len(first) < settings.block:
-        return None
-    losses = r9_certificate.block_losses(first, second, settings.block, evidence.tau, evidence.beta)
-    largest = r9_certificate.largest_loss(evidence.tau, evidence.beta)
-    found = r9_certificate.certify(losses, settings.block, largest, settings.delta)
-    constant = float(np.log1p(evidence.beta))
-    about = {
-        "error": "holds with probability 1 - delta", "statement": r9_certificate.STATEMENT, "tau": evidence.tau,
-        "beta": evidence.beta, "n": found.blocks, "m": found.size, "negatives": 2 * found.size - 2, "delta": found.delta,
-        "b": found.largest, "kl": 0.0, "mean": found.mean, "constant": constant, "vacuous": found.bound > constant,
-    }  # fmt: skip
-    return Score("bounds", "certificate", found.bound, "nats", None, found.mean, found.bound, True, about)
-
-
-def routes(checks: dict[str, RungCheck], transport: TransportCheck, images: PerImage, evidence: Evidence) -> dict[str, float]:
-    """Upper bounds of the classification loss from the practical pairs' loss, one for each way to account for the shift.
-
-    ``R8``: exactly. ``R6``: InfoNCE of practical pairs against clean negatives, plus ``W_1(u)``, decoupled by R3. ``R7``:
-    the cross moments, plus ``2 W_1 / tau`` for the negatives. ``R5``: transport of pairs and negatives.
-    """
-    w, chance = evidence.law.weights, evidence.population.entropy
-    parts = decomposition_of(images, w, evidence.tau, torch.arange(len(w)))
-    clean = weighted_mean(softplus(images.practical_margin), w)
-    kernel = checks["R7"].right / evidence.tau + 2 * transport.negatives
-    return {
-        "R8": chance + parts.right_side(evidence.tau),
-        "R6": chance + r3_decoupled.decoupled_bound(clean + checks["R6"].right, evidence.beta),
-        "R7": chance + parts.practical + kernel,
-        "R5": chance + parts.practical + transport.pairs + transport.negatives,
-    }
-
-
-def _values(checks: dict[str, RungCheck], parts: r8_decomposition.Decomposition, chance: float, tau: float) -> dict[str, float]:
-    return {
-        "probe_loss": checks["R1"].left,
-        "mean_classifier_loss": checks["R1"].right,
-        "ideal_bound": checks["R2"].right,
-        "alignment_cost": parts.alignment_gap / tau,
-        "uniformity_gap": parts.uniformity_gap,
-        "practical_loss": chance + parts.practical,
-    }
-
-
-@measure("bounds", "both sides of the rungs R1 to R8 of the theory, with verdicts", BoundsSettings, revision=3, by_default=False)
+@measure(
+    "bounds",
+    "both sides of the rungs R1 to R9 of the theory, with verdicts, routes, certificates",
+    BoundsSettings,
+    revision=4,
+    by_default=False,
+)
 def bounds(encoder: Encoder, data: Data, settings: BoundsSettings) -> list[Score]:
-    """Scores ``R1`` .. ``R8`` (value: slack, in nats, R7 in cosine; sides and verdict in the settings) and the parts.
+    """Scores ``R1`` .. ``R9`` (value: slack, in nats, R7 in cosine; sides and verdict in the settings) and the parts.
 
-    The interval of a slack is a 95 % bootstrap over held-out images, within classes; that of R5 is Student's, over batches.
-    ``ideal_bound`` carries the waterfall; ``vacuous`` in its settings says whether it is above the chance level
-    ``H(pi)``. ``route_*``: bounds of the classification loss from practical pairs, by the rung that accounts for the
-    shift; ``tightest_route`` is the smallest of those that only bound it.
+    Intervals are 95 % bootstraps over held-out and probe images, within classes; that of R5 is Student's, over batches.
+    ``route_*``: bounds of the classification loss from practical pairs, by the rung that accounts for the shift;
+    ``tightest_route`` is the smallest of those that only bound it. ``chain`` goes on to the certificate, ``share_*`` says who
+    loses how much on the way. ``certificate*`` and ``pac_bayes`` bound the contrastive loss of new images. What could not be
+    evaluated is named in every score's setting ``skipped``.
     """
-    evidence = gather(encoder, data, settings)
-    images = per_image(evidence, settings.seed)
+    if not settings.block:
+        settings = replace(settings, block=automatic_block(len(data.splits["held-out"])))
+    evidence = gather(encoder, data, settings, settings.negatives or 2 * settings.block - 2)
     seed = derive_seed(settings.seed, "bounds") % 2**32
-    chance = evidence.population.entropy
-    shared = {"tau": evidence.tau, "beta": evidence.beta, "negatives": evidence.negatives, "chance": chance}
-    transport = check_transport(evidence, settings.transport, settings.seed)
-    checks = {r: transport.check if r == "R5" else check_rung(r, evidence, images, settings.bootstrap, seed) for r in STATEMENTS}
-    weights = evidence.law.weights
-    extra: dict[str, dict[str, object]] = {
-        "R1": {"probe_converged": images.probe_converged},
-        "R4": {"finite_loss": weighted_mean(images.drawn_loss, weights)},
-        "R5": {"pairs": transport.pairs, "negatives_part": transport.negatives, "sampling_floor": transport.floor},
-        "R6": {"sampling_floor": split_floor(as_numpy(images.ideal_margin), seed)},
-    }
+    found = estimate(evidence, resample(evidence, settings.bootstrap, seed), seed, settings.block, settings.noise_block)
+    blocks = BlocksOfPairs(encoder, data, "held-out", settings.views, settings.block, settings.seed)
+    certificates, losses = _certificates(encoder, data, evidence, blocks, settings)
+    pac, skipped = _pac_bayes(encoder, data, evidence, settings)
+    if evidence.ideal is None:
+        skipped[", ".join(NEED_LABELS)] = "the images have no labels"
+    if certificates is None:
+        skipped["R9"] = f"the held-out split has fewer images than a block of {settings.block}"
+    shared: dict[str, Any] = {
+        "tau": evidence.tau, "beta": evidence.beta, "negatives": evidence.negatives,
+        "skipped": [f"{rungs}: {why}" for rungs, why in skipped.items()],
+    }  # fmt: skip
+    transport = None
+    if evidence.ideal is not None:
+        shared["chance"] = evidence.ideal.population.entropy
+        transport = check_transport(evidence, evidence.ideal, settings.transport, settings.seed)
+    scores = _rungs(found, transport, certificates, losses, pac, shared, settings)
+    if transport is not None:
+        scores += _values(found, transport, evidence, certificates, pac, shared)
+    else:
+        for name in ("practical_infonce", "practical_decoupled"):
+            scores.append(_value(name, found.values[name], shared))
+    if certificates is not None:
+        scores += _certificate_scores(certificates, shared)
+    if pac is not None:
+        scores.append(_pac_bayes_score(pac, shared))
+    return scores
+
+
+def _certificates(
+    encoder: Encoder, data: Data, evidence: Evidence, blocks: BlocksOfPairs, settings: BoundsSettings
+) -> tuple[r9_certificate.Certificate | None, np.ndarray]:
+    """The held-out certificates and the block losses; None where there is not one whole block."""
+    if not blocks:
+        return None, np.zeros(0)
+    first, second = embedded_blocks(encoder, blocks)
+    losses = r9_certificate.block_losses(first, second, settings.block, evidence.tau, evidence.beta)
+    found = r9_certificate.certify(losses, settings.block, evidence.tau, evidence.beta, settings.delta)
+    if resolve_recipe(encoder, data, settings.views).fourier is not None:  # an image has a part in other images' views
+        found = r9_certificate.without_differences(found)
+    return found, losses
+
+
+def _pac_bayes(
+    encoder: Encoder, data: Data, evidence: Evidence, settings: BoundsSettings
+) -> tuple[PacBayes | None, dict[str, str]]:
+    """The PAC-Bayes bounds, or why there are none."""
+    name = "R9 PAC-Bayes"
+    if not settings.scales:
+        return None, {name: "left out (bounds.scales=0)"}
+    prior = find_prior(encoder, data, settings.prior, settings.blocks)
+    if prior is None:
+        return None, {name: "the file keeps no initialisation; name a prior checkpoint"}
+    if min(len(data.splits[split]) for split in ("held-out", prior.split)) < settings.noise_block:
+        return None, {name: f"a split has fewer images than a block of {settings.noise_block}"}
+    pac = evaluate(
+        encoder, data, prior, views=settings.views, tau=evidence.tau, beta=evidence.beta, size=settings.noise_block,
+        scales=settings.grid, draws=settings.draws, delta=settings.delta, delta_draws=settings.delta_draws, seed=settings.seed,
+    )  # fmt: skip
+    return pac, {}
+
+
+def _rungs(
+    found: Bootstrapped, transport: TransportCheck | None, certificate: r9_certificate.Certificate | None, losses: np.ndarray,
+    pac: PacBayes | None, shared: Mapping[str, Any], settings: BoundsSettings,
+) -> list[Score]:  # fmt: skip
+    checks = {rung: found.check(rung) for rung in (*PRACTICAL, *(LABELLED if transport is not None else ()))}
+    extra: dict[str, dict[str, Any]] = {"R4": {"finite_loss": float(found.values["finite_loss"][0])}}
+    if transport is not None:
+        checks["R5"] = transport.check
+        parts = {"pairs": transport.pairs, "negatives_part": transport.negatives, "sampling_floor": transport.floor}
+        extra |= {"R1": {"probe_converged": found.probe_converged}, "R5": parts}
+        if found.ideal_margins is not None:
+            extra["R6"] = {"sampling_floor": split_floor(found.ideal_margins, settings.seed)}
+    if len(losses) >= 2:
+        checks["R9"] = _halves(losses, settings.block, shared["tau"], shared["beta"], settings.delta)
+        extra["R9"] = {"n": len(losses) // 2, "m": settings.block, "delta": settings.delta}
+    if pac is not None:
+        checks["R9_pac_bayes"] = _held_out_check(pac)
     scores = []
-    for rung, check in checks.items():
+    for rung, check in sorted(checks.items()):
+        error = {"R5": "standard error over batches", "R9": "standard error over blocks", "R9_pac_bayes": "standard error"}
         about = {
-            **shared, "error": "bootstrap interval" if rung != "R5" else "standard error", "statement": check.statement,
-            "left": check.left, "right": check.right, "verdict": check.verdict, **extra.get(rung, {}),
+            **shared, "error": error.get(rung, "bootstrap interval"), "statement": check.statement, "left": check.left,
+            "right": check.right, "verdict": check.verdict, **extra.get(rung, {}),
         }  # fmt: skip
         unit = "cosine" if rung == "R7" else "nats"
         scores.append(Score("bounds", rung, check.slack, unit, check.stderr, check.low, check.high, True, about))
-    values = _values(checks, decomposition_of(images, weights, evidence.tau, torch.arange(len(weights))), chance, evidence.tau)
-    steps = {
-        "trained probe": checks["R1"].left,
-        "mean classifier gap (R1)": checks["R1"].slack,
-        "class-collapse gap (R2)": checks["R2"].slack,
-        "uniformity gap (R8)": -values["uniformity_gap"],
-        "alignment gap (R8)": -values["alignment_cost"],
-    }
-    arrays = {"step": list(steps), "value": list(steps.values())}
-    ways = routes(checks, transport, images, evidence)
-    values.update({f"route_{name}": value for name, value in ways.items()})
-    tightest = min((r for r in ways if r != "R8"), key=lambda r: ways[r])
-    values["tightest_route"] = ways[tightest]
-    certificate = held_out_certificate(evidence, settings)
-    if certificate is not None:
-        scores.append(certificate)
-    for name, value in values.items():
-        about = {**shared, "error": "see the rungs"}
-        if name == "ideal_bound" or "route" in name:
-            about["vacuous"] = value > chance
-        if name == "tightest_route":
-            about["route"] = tightest
-        scores.append(Score("bounds", name, value, "nats", settings=about, arrays=arrays if name == "ideal_bound" else {}))
     return scores
+
+
+def _halves(losses: np.ndarray, size: int, tau: float, beta: float, delta: float) -> RungCheck:
+    """A certificate from half of the blocks against the mean of the other half."""
+    half = len(losses) // 2
+    bound = r9_certificate.certify(losses[:half], size, tau, beta, delta).betting
+    rest = losses[half:]
+    stderr = float(rest.std(ddof=1) / math.sqrt(len(rest))) if len(rest) > 1 else math.nan
+    return _normal_check("R9", r9_certificate.STATEMENT, float(rest.mean()), bound, stderr)
+
+
+def _held_out_check(pac: PacBayes) -> RungCheck:
+    """The lowest PAC-Bayes bound against ``L_s`` on held-out blocks."""
+    best = pac.best
+    stderr = math.hypot(pac.held_out_stderr, best.held_out_stderr)
+    return _normal_check("R9_pac_bayes", r9_pac_bayes.STATEMENT, pac.held_out_loss + best.held_out_rise, best.bound, stderr)
+
+
+def _normal_check(rung: str, statement: str, left: float, right: float, stderr: float) -> RungCheck:
+    slack = right - left
+    return RungCheck(rung, statement, left, right, stderr, slack - 1.96 * stderr, slack + 1.96 * stderr)
+
+
+def _value(
+    name: str, values: np.ndarray, shared: Mapping[str, Any], arrays: Mapping[str, Any] | None = None, **more: Any
+) -> Score:
+    interval = interval_of(values)
+    about = {**shared, "error": "bootstrap interval", **more}
+    unit = "share of the slack" if name.startswith("share_") else "nats"
+    return Score(
+        "bounds", name, interval.value, unit, interval.stderr, interval.low, interval.high, True, about, arrays=arrays or {}
+    )
+
+
+def _values(
+    found: Bootstrapped, transport: TransportCheck, evidence: Evidence, certificate: r9_certificate.Certificate | None,
+    pac: PacBayes | None, shared: Mapping[str, Any],
+) -> list[Score]:  # fmt: skip
+    """Losses, gaps, routes, the chain and its shares."""
+    chance, beta = float(shared["chance"]), evidence.beta
+    costs = transport.pairs, transport.negatives
+    draws = [{name: float(values[i]) for name, values in found.values.items()} for i in range(len(found.values["chance"]))]
+    names = ("probe_loss", "mean_classifier_loss", "alignment_cost", "uniformity_gap", "practical_loss")
+    scores = [_value(name, found.values[name], shared) for name in names]
+    scores.append(
+        _value("ideal_bound", found.values["ideal_bound"], shared, _waterfall(draws[0]), vacuous=draws[0]["ideal_bound"] > chance)
+    )
+    ways = {route: np.array([uncertified(route, d, costs, beta) for d in draws]) for route in ROUTES}
+    for route, values in ways.items():
+        scores.append(_value(f"route_{route}", values, shared, vacuous=bool(values[0] > chance)))
+    best = min(BOUNDING, key=lambda route: ways[route][0])
+    scores.append(_value("tightest_route", ways[best], shared, vacuous=bool(ways[best][0] > chance), route=best))
+
+    batch = certificate is not None
+    ceiling = None if certificate is None else Ceiling(certificate.mean, 0.0, 0.0, certificate.betting - certificate.mean)
+    chain = tightest(draws[0], costs, beta, ceiling, batch)
+    chains = [chain] + [
+        build(chain.route, d, costs, beta, _moved(ceiling, d["practical_infonce"] - draws[0]["practical_infonce"]), batch)
+        for d in draws[1:]
+    ]
+    confidence = None if certificate is None else 1 - certificate.delta
+    about: dict[str, Any] = {"route": chain.route, "vacuous": chain.end > chance, "confidence": confidence}
+    scores.append(_value("chain", np.array([c.end for c in chains]), shared, _chain_arrays(chain), **about))
+    for cause in CAUSES:
+        if any(name == cause for name, _ in chain.steps) and cause not in ("sharpness", "Monte Carlo"):
+            shares = np.array([c.share(cause) for c in chains])
+            about = {"route": chain.route, "slack": chain.slack(cause), "total_slack": chain.total}
+            scores.append(_value(f"share_{cause.replace(' ', '_').lower()}", shares, shared, **about))
+    if pac is not None:
+        noise, base = pac.best, pac.held_out_loss
+        # what the bound exceeds the held-out loss by, less its two other parts, is put down to complexity
+        rest = noise.bound - base - noise.sharpness - noise.monte_carlo
+        noisy = {**draws[0], "batch_slack": draws[0]["noise_slack"]}
+        whole = tightest(noisy, costs, beta, Ceiling(base, noise.sharpness, noise.monte_carlo, rest), True)
+        more = {"route": whole.route, "vacuous": whole.end > chance}
+        scores.append(_value("chain_pac_bayes", np.array([whole.end]), shared, _chain_arrays(whole), **more))
+    return scores
+
+
+def _moved(ceiling: Ceiling | None, by: float) -> Ceiling | None:
+    """The ceiling of other images: the loss of blocks moves as that of pairs does."""
+    if ceiling is None:
+        return None
+    return Ceiling(ceiling.loss + by, ceiling.sharpness, ceiling.monte_carlo, ceiling.complexity)
+
+
+def _chain_arrays(chain: Chain) -> dict[str, list[Any]]:
+    steps = [("trained probe", chain.start), *chain.steps]
+    shares = [0.0, *(chain.share(name) for name, _ in chain.steps)]
+    return {"step": [name for name, _ in steps], "value": [value for _, value in steps], "share": shares}
+
+
+def _waterfall(draw: Mapping[str, float]) -> dict[str, list[Any]]:
+    """From the probe's loss to R2, and by R8 to practical pairs."""
+    steps = {
+        "trained probe": draw["probe_loss"],
+        "mean classifier gap (R1)": draw["mean_classifier_loss"] - draw["probe_loss"],
+        "class-collapse gap (R2)": draw["ideal_bound"] - draw["mean_classifier_loss"],
+        "uniformity gap (R8)": -draw["uniformity_gap"],
+        "alignment gap (R8)": -draw["alignment_cost"],
+    }
+    return {"step": list(steps), "value": list(steps.values())}
+
+
+def _certificate_scores(found: r9_certificate.Certificate, shared: Mapping[str, Any]) -> list[Score]:
+    """One score for each bound; ``certificate`` is the one by betting, chosen beforehand.
+
+    A constant embedding has the loss ``log(1 + beta)``: a certificate above it says nothing.
+    """
+    constant = float(np.log1p(shared["beta"]))
+    about = {
+        **shared, "error": "holds with probability 1 - delta", "statement": r9_certificate.STATEMENT, "n": found.blocks,
+        "m": found.size, "negatives": 2 * found.size - 2, "delta": found.delta, "a": found.smallest, "b": found.largest,
+        "kl": 0.0, "mean": found.mean, "constant": constant,
+    }  # fmt: skip
+    values = {"": found.betting, "_kl": found.kl, "_bounded_differences": found.bounded_differences}
+    return [
+        Score(
+            "bounds", f"certificate{suffix}", value, "nats", None, found.mean, value, True, {**about, "vacuous": value > constant}
+        )
+        for suffix, value in values.items()
+        if math.isfinite(value)
+    ]
+
+
+def found_beta(shared: Mapping[str, Any]) -> float:
+    """The weight of the negatives among the shared settings."""
+    return float(shared["beta"])
+
+
+def _pac_bayes_score(pac: PacBayes, shared: Mapping[str, Any]) -> Score:
+    """The lowest bound over the grid, with its parts; the grid is in the arrays."""
+    best, blocks = pac.best, pac.blocks
+    constant = float(np.log1p(shared["beta"]))
+    rise, stderr = best.held_out_rise, best.held_out_stderr
+    covered = "yes" if rise - 1.96 * stderr > 0 else "no" if rise + 1.96 * stderr < 0 else "undecided"
+    about = {
+        **shared, "error": "holds with probability 1 - delta - delta_draws", "statement": r9_pac_bayes.STATEMENT,
+        "n": blocks.count, "m": blocks.size, "delta": blocks.delta, "delta_draws": blocks.delta_draws, "a": blocks.low,
+        "b": blocks.high, "kl": best.kl, "scale": best.scale, "grid": blocks.scales, "bound_by": best.route, "loss": best.loss,
+        "sharpness": best.sharpness, "sharpness_stderr": best.sharpness_stderr, "monte_carlo": best.monte_carlo,
+        "complexity": best.complexity, "constant": constant, "vacuous": best.bound >= min(constant, blocks.high),
+        "prior": pac.prior.origin, "split": pac.prior.split, "distance": pac.distance, "weights": pac.weights,
+        "held_out_rise": rise, "held_out_rise_stderr": stderr, "covers_theta": covered,
+        "sam_noisy": pac.sam.noisy, "sam_bound": pac.sam.worst, "sam_radius": pac.sam.radius,
+    }  # fmt: skip
+    arrays = {
+        name: [float(getattr(bound, name)) for bound in pac.bounds]
+        for name in (
+            "scale",
+            "kl",
+            "loss",
+            "sharpness",
+            "sharpness_stderr",
+            "monte_carlo",
+            "complexity",
+            "bound",
+            "held_out_rise",
+        )
+    }
+    arrays["by_kl"] = [bound.by_kl for bound in pac.bounds]
+    arrays["by_differences"] = [b.by_differences if math.isfinite(b.by_differences) else None for b in pac.bounds]  # type: ignore[misc]
+    return Score("bounds", "pac_bayes", best.bound, "nats", None, best.loss, best.bound, True, about, arrays=arrays)

@@ -46,6 +46,11 @@ class FiniteWorld:
         return self.population.marginal @ self.augmentation
 
     @property
+    def view_population(self) -> Population:
+        """Law of the negatives among views, as one class."""
+        return Population(self.z, self.view_marginal[None], torch.ones(1, dtype=torch.float64))
+
+    @property
     def ideal_pairs(self) -> Tensor:
         """``(n, n)`` p_pos."""
         return torch.einsum("c,ci,cj->ij", self.prior, self.conditionals, self.conditionals)
@@ -88,8 +93,10 @@ def check_world(world: FiniteWorld, tau: float, beta: float) -> list[RungCheck]:
     u = r6_margin.margins(left, right, population, tau, beta)
     ideal_weights, practical_weights = world.ideal_pairs.reshape(-1), world.practical_pairs.reshape(-1)
     shift = r6_margin.margin_sides(u, u, ideal_weights, practical_weights)
+    u_views = r6_margin.margins(left, right, world.view_population, tau, beta)
+    own_shift = r6_margin.margin_sides(u, u_views, ideal_weights, practical_weights)
 
-    views = Population(world.z, world.view_marginal[None], torch.ones(1, dtype=torch.float64))
+    views = world.view_population
     dots = (left * right).sum(1)
     parts = r8_decomposition.decompose(
         tau=tau,
@@ -107,6 +114,7 @@ def check_world(world: FiniteWorld, tau: float, beta: float) -> list[RungCheck]:
         _exact("R3", r3_decoupled.STATEMENT, *r3_decoupled.decoupled_sides(u, ideal_weights, beta)),
         _exact("R3", r3_decoupled.STATEMENT, *r3_decoupled.decoupled_sides(u, practical_weights, beta)),
         _exact("R6", r6_margin.STATEMENT, *shift),
+        _exact("R6", r6_margin.OWN, *own_shift),
         _exact("R7", r7_kernel.STATEMENT, *r7_kernel.kernel_sides(*moments)),
         _exact("R8", r8_decomposition.STATEMENT, parts.ideal, parts.right_side(tau), equality=True),
     ]
@@ -138,7 +146,7 @@ def check_transport(world: FiniteWorld, tau: float, beta: float, count: int = 2)
     The program has ``n^4`` variables: for worlds of a few points.
     """
     n, clean = len(world.z), world.population
-    viewed = Population(world.z, world.view_marginal[None], torch.ones(1, dtype=torch.float64))
+    viewed = world.view_population
     left, right = world.z.repeat_interleave(n, 0), world.z.repeat(n, 1)
     bound = (
         r5_transport.exact_pair_cost(world.z, world.ideal_pairs, world.practical_pairs)

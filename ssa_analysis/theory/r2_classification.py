@@ -22,5 +22,9 @@ def ideal_decoupled_losses(law: LabelledLaw, population: Population, tau: float)
 
     ``log E_{z-} exp(z.z-/tau) - z.mu_y/tau``, in nats.
     """
-    alignment = (law.z * population.means[law.y]).sum(1)
-    return population.uniformity(law.z, tau) - alignment / tau
+    return losses_of(population.uniformity(law.z, tau), law, population, tau)
+
+
+def losses_of(uniformity: Tensor, law: LabelledLaw, population: Population, tau: float) -> Tensor:
+    """``(k,)`` the same where ``log E exp(z.z-/tau)`` is known."""
+    return uniformity - (law.z * population.means[law.y]).sum(1) / tau

@@ -1,16 +1,31 @@
-"""R4: a finite number of negatives, ``L_K <= L_inf <= L_K + E[beta sd / (sqrt(K) (exp(z.z+/tau) + beta exp(-1/tau)))]``.
+"""R4: a finite number of negatives, ``L_K <= L_inf <= L_K + E[slack]``, the slack of an anchor the smaller of two.
 
-``l_K`` is a concave function, ``log(1 + beta a)``, of the mean a of K negatives' ``exp((z.z- - z.z+)/tau)``. Jensen's
-inequality gives ``L_K <= L_inf``, and that ``L_K`` does not decrease with K, because leaving out one negative at random
-keeps the mean of a. For the other direction, with m the expectation of a: ``log(1 + beta m) - log(1 + beta a)`` is at
-most ``beta (m - a)_+ / (1 + beta a)``, a is at least ``exp((-1 - z.z+)/tau)``, and the mean of ``(m - a)_+`` is at most
-the standard deviation of a, ``sd / sqrt(K)`` times ``exp(-z.z+/tau)``, where sd is that of ``exp(z.z-/tau)`` over single
-negatives. Multiplying through by ``exp(z.z+/tau)`` gives the statement.
+With sd the standard deviation of ``exp(z.z-/tau)`` over single negatives, m its mean, ``p = exp(z.z+/tau)``:
+
+    beta sd / (sqrt(K) (p + beta exp(-1/tau)))                                              of order 1/sqrt(K)
+    beta^2 sd^2 / (K (p + beta m) (p + beta exp(-1/tau)))                                   of order 1/K
+
+``l_K`` is ``log y``, ``y = 1 + beta a``, of the mean a of K negatives' ``exp((z.z- - z.z+)/tau)``. Jensen's inequality gives
+``L_K <= L_inf``, and that ``L_K`` does not decrease with K, because leaving out one negative at random keeps the mean of a.
+For the other direction let Y be the expectation of y, so that ``l_inf = log Y``; y is at least
+``y_0 = 1 + beta exp((-1 - z.z+)/tau)``.
+
+* First: ``log Y - log y`` is at most ``(Y - y)_+ / y``, and the mean of ``(Y - y)_+`` at most the standard deviation of y,
+  ``beta sd exp(-z.z+/tau) / sqrt(K)``.
+* Second: ``log(Y/y) <= Y/y - 1 = (Y - y)/Y + (Y - y)^2 / (y Y)``, where the first term has expectation 0 and the second is at
+  most the variance of y over ``y_0 Y``.
+
+Multiply through by ``exp(z.z+/tau)``. The second is the smaller one as soon as K exceeds the squared coefficient of variation.
+
+Negatives need not be independent for this. Of the ``2m - 2`` that NT-Xent takes from a batch of m pairs, two come from each
+image; the mean of the two has no larger a standard deviation than one, so that the statement holds with ``m - 1`` for K on
+the right. ``L_K <= L_inf`` holds for any negatives of the right marginal law.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,22 +38,38 @@ MONOTONE = "L_K <= L_inf"
 ROWS = 512  # anchors whose similarities to all negatives are held at once
 
 
-def negative_spread(z: Tensor, population: Population, tau: float) -> Tensor:
-    """``(k,)`` standard deviations of ``exp(z.z-/tau)`` over single negatives, exactly."""
+@dataclass(frozen=True)
+class Negatives:
+    """Mean and standard deviation ``(k,)`` of ``exp(z.z-/tau)`` over single negatives, for each anchor."""
+
+    mean: Tensor
+    spread: Tensor
+
+
+def negatives_of(z: Tensor, population: Population, tau: float) -> Negatives:
+    """Both, exactly, for the anchors ``z (k, d)``."""
     used = population.marginal > 0
     weights, bank = population.marginal[used], population.z[used]
-    spreads = []
+    means, spreads = [], []
     for part in z.split(ROWS):
         values = (part @ bank.T / tau).exp()
         mean = values @ weights
+        means.append(mean)
         spreads.append(((values - mean[:, None]).square() @ weights).clamp_min(0).sqrt())
-    return torch.cat(spreads)
+    return Negatives(torch.cat(means), torch.cat(spreads))
 
 
 def negative_slacks(z: Tensor, z_plus: Tensor, population: Population, tau: float, beta: float, count: int) -> Tensor:
     """``(k,)`` terms whose mean bounds ``L_inf - L_K``, in nats."""
-    positive = ((z * z_plus).sum(1) / tau).exp()
-    return beta * negative_spread(z, population, tau) / (math.sqrt(count) * (positive + beta * math.exp(-1 / tau)))
+    return slacks_of(negatives_of(z, population, tau), (z * z_plus).sum(1), tau, beta, count)
+
+
+def slacks_of(negatives: Negatives, alignment: Tensor, tau: float, beta: float, count: int) -> Tensor:
+    """``(k,)`` the same from the negatives and the ``z.z+`` of the pairs."""
+    positive = (alignment / tau).exp()
+    spread = beta * negatives.spread / math.sqrt(count)
+    least = positive + beta * math.exp(-1 / tau)
+    return torch.minimum(spread / least, spread.square() / (least * (positive + beta * negatives.mean)))
 
 
 def drawn_losses(

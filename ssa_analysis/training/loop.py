@@ -136,6 +136,7 @@ def train(
     device: torch.device | str = "cpu",
     resume: bool = False,
     save_every: int = 1,
+    keep_every: int = 0,
     on_epoch: Callable[[EpochLog], None] = lambda row: None,
 ) -> Path:
     """Train and write ``out/last.pt`` (atomically, after every ``save_every`` epochs) and ``out/log.csv``.
@@ -145,6 +146,7 @@ def train(
 
     Args:
         data: its train split is trained on. resume: continue ``out/last.pt`` if it is there.
+        keep_every: also keep ``out/epochs/epoch-0000.pt`` (before training) and every so many epochs; 0 none.
 
     Returns:
         The path of the checkpoint.
@@ -171,6 +173,10 @@ def train(
     sharp = SAM(optimizer, encoder, settings.rho, settings.adaptive) if method_row(settings.method).sharpness_aware else None
     views = Views(training_recipe(settings, data), data.image_size)
     total, warmup = settings.epochs * steps_per_epoch, settings.warmup * steps_per_epoch
+    kept = make_folder(folder / "epochs") if keep_every else None
+    if kept is not None and not done:
+        unseen = EpochLog(0, settings.epochs, 0, math.nan, 0.0, None, 0.0)
+        _save(kept / "epoch-0000.pt", settings, data, encoder, initial, optimizer, unseen)
     log = _Log(folder, done)
     started = time.perf_counter()
     encoder.train()
@@ -203,8 +209,8 @@ def train(
         mean_loss = float(torch.stack(losses).mean())
         # the last step's damage shows in the weights only
         if not math.isfinite(mean_loss) or not all(bool(torch.isfinite(p).all()) for p in encoder.parameters()):
-            kept = f"; {checkpoint} is of the last good epoch" if checkpoint.exists() else ""
-            raise MeasureError(f"the training diverged in epoch {epoch + 1} (loss {mean_loss:.4g}); lower --lr{kept}")
+            left = f"; {checkpoint} is of the last good epoch" if checkpoint.exists() else ""
+            raise MeasureError(f"the training diverged in epoch {epoch + 1} (loss {mean_loss:.4g}); lower --lr{left}")
         last = epoch + 1 == settings.epochs
         neighbours_due = settings.knn_every and data.labelled and ((epoch + 1) % settings.knn_every == 0 or last)
         knn = online_knn(encoder, data, device) if neighbours_due else None
@@ -212,6 +218,8 @@ def train(
             epoch + 1, settings.epochs, (epoch + 1) * steps_per_epoch, mean_loss, rate, knn, time.perf_counter() - started
         )
         log.write(row)
+        if kept is not None and ((epoch + 1) % keep_every == 0 or last):
+            _save(kept / f"epoch-{epoch + 1:04d}.pt", settings, data, encoder, initial, optimizer, row)
         if (epoch + 1) % save_every == 0 or last:
             _save(checkpoint, settings, data, encoder, initial, optimizer, row)
         on_epoch(row)

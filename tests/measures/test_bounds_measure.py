@@ -72,7 +72,7 @@ def test_a_wrong_certificate_is_refused(settings: dict[str, float]) -> None:
         BoundsSettings(**settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("settings", [{"transport": 1}, {"bootstrap": 0}, {"negatives": 0}])
+@pytest.mark.parametrize("settings", [{"transport": 1}, {"bootstrap": 0}, {"negatives": -1}])
 def test_wrong_settings_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match="must be at least 2"):
         BoundsSettings(**settings)

@@ -127,16 +127,37 @@ def scores_of(number: int) -> list[Score]:
             "bounds", "ideal_bound", 1.2 - 0.01 * i, "nats", settings={**shared, "vacuous": False},
             arrays={"step": list(steps), "value": list(steps.values())},
         ),
+        *(
+            Score("bounds", name, value, "nats", 0.01, value - 0.02, value + 0.02, settings={
+                **shared, "vacuous": value > 2.3, "route": "R6",
+            }, arrays=CHAIN if "chain" in name else {})
+            for name, value in (
+                ("mean_classifier_loss", 1.0 - 0.01 * i), ("tightest_route", 1.3 - 0.01 * i), ("chain", 2.4 - 0.01 * i),
+                ("chain_pac_bayes", 4.0),
+            )
+        ),
+        Score(
+            "bounds", "pac_bayes", 6.5, "nats",
+            settings={**shared, "scale": 0.1, "constant": 6.2, "vacuous": True}, arrays=TRADE_OFF,
+        ),
     ]  # fmt: skip
+
+
+CHAIN = {"step": ["trained probe", "mean classifier", "class collapse", "complexity"], "value": [0.5, 0.5, 0.2, 1.2]}
+TRADE_OFF = {
+    "scale": [0.01, 0.1, 1.0], "loss": [5.0, 5.0, 5.0], "sharpness": [0.0, 0.2, 1.0], "monte_carlo": [0.1, 0.1, 0.1],
+    "complexity": [3.0, 1.2, 0.9], "bound": [8.1, 6.5, 7.0],
+}  # fmt: skip
 
 
 def table_of(checkpoints: dict[str, tuple[str, list[Score]]], data: str = "digits") -> pd.DataFrame:
     """A table as ``Store.frame()`` gives it, from name -> (method, scores)."""
     rows = []
     for name, (method, scores) in checkpoints.items():
+        epoch, run = 3.0 + int(name[-1] == "1"), f"run of {method}"
         for s in scores:
             number = [np.nan if v is None else v for v in (s.value, s.stderr, s.low, s.high)]
-            about = [s.unit, s.converged, 0, 1.0, "0.1.0/1", dict(s.settings), dict(s.arrays), "e"]
+            about = [s.unit, s.converged, 0, 1.0, "0.1.0/1", dict(s.settings), dict(s.arrays), "e", epoch, run]
             rows.append([name, f"runs/{name}/last.pt", f"sha-{name}", method, data, s.measure, s.name, *number, *about])
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
@@ -184,7 +205,7 @@ def fill(store: Store, name: str, method: str, scores: list[Score], data: str = 
     """Write the scores of one checkpoint, one cell a measure, as scoring does."""
     for measure in dict.fromkeys(s.measure for s in scores):
         cell = cell_of(name, measure, data)
-        training = {"settings": {"method": method}, "epoch": 3}
+        training = {"settings": {"method": method}, "epoch": 3 + int(name[-1] == "1"), "data": {"name": data}}
         report = LoadReport(cell.path, cell.sha256, "ssa-analyze", "convnet, width 4", 20, 1740, True, False, {}, [], training)
         store.write(CellResult(cell, [s for s in scores if s.measure == measure], seconds=1.0, report=report))
 

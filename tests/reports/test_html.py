@@ -73,8 +73,8 @@ def test_a_full_report_has_every_figure_and_table(full_report: Path) -> None:
     assert len(page.images) == len(FIGURES)
     assert all(b"<svg" in image for image in page.images)
     assert len(page.tables["table-summary"]) == 1 + 8
-    assert len(page.tables["table-bounds"]) == 1 + 64
-    assert len(page.tables["table-scores"]) == 1 + 8 * 46
+    assert len(page.tables["table-bounds"]) == 1 + 72
+    assert len(page.tables["table-scores"]) == 1 + 8 * 52
     assert len(page.tables["table-checkpoints"]) == 1 + 8
     assert "table-failures" not in page.tables
     assert sum(name == "li" for name, _ in page.tags) >= 5
@@ -91,7 +91,7 @@ def test_the_page_says_what_the_checkpoints_are_and_how_it_was_measured(full_rep
     page = Page(full_report)
     head, *rows = page.tables["table-checkpoints"]
     row = {row[0]: dict(zip(head, row, strict=True)) for row in rows}["ssa-clr-s1"]
-    assert (row["method"], row["architecture"], row["weights"], row["epochs"]) == ("ssa-clr", "convnet, width 4", "1740", "3")
+    assert (row["method"], row["architecture"], row["weights"], row["epochs"]) == ("ssa-clr", "convnet, width 4", "1740", "4")
     assert "torch " in page.text
     assert "Hessian eigenvalues, trace, norms and spectral density" in page.text
 

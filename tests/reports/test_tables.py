@@ -70,7 +70,7 @@ def test_summary_of_nothing_is_empty(empty: pd.DataFrame) -> None:
 
 def test_bounds_table_has_both_sides(frame: pd.DataFrame) -> None:
     table = bounds_table(frame)
-    assert len(table) == 8 * 8
+    assert len(table) == 8 * 9
     first = table.iloc[0].to_dict()
     assert first["rung"] == "R1"
     assert first["statement"] == "L_sup* <= L_sup"

@@ -1,0 +1,149 @@
+"""The PAC-Bayes rung of a checkpoint over a grid of scales: prior, blocks, draws, bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssa_analysis.checkpoints.loading import LoadedCheckpoint, load_checkpoint
+from ssa_analysis.checkpoints.reading import one_checkpoint
+from ssa_analysis.data.datasets import Data
+from ssa_analysis.data.pairs import PairBatch
+from ssa_analysis.errors import SettingsError
+from ssa_analysis.measures.base import resolve_recipe, run_context
+from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.numerics.seeding import generator
+from ssa_analysis.theory.r9_pac_bayes import Blocks, ScaleBound, bound_at
+from ssa_analysis.theory.weight_noise import BlocksOfPairs, NoisyLoss, batch_statistics
+
+SAM_BLOCKS, SAM_STEPS, SAM_REPEATS, SAM_TAIL = 8, 5, 4, 0.01
+
+
+@dataclass(frozen=True)
+class Prior:
+    """theta0, where it is from, and the split whose blocks it is independent of."""
+
+    weights: Mapping[str, Tensor]
+    origin: str
+    split: str
+
+
+def find_prior(encoder: Encoder, data: Data, name: str, split: str) -> Prior | None:
+    """The initialisation that the file keeps, or the checkpoint called ``name``; None where there is neither.
+
+    Args:
+        split: whose blocks the bound is about; ``auto``: those of training where the prior is the initialisation, which
+            has seen no image, held-out ones where it is a checkpoint.
+
+    Raises:
+        SettingsError: a prior that was trained on the very images. CheckpointError: it cannot be loaded.
+    """
+    if not name:
+        if encoder.initial is None:
+            return None
+        return Prior(encoder.initial, "initialisation", "train" if split == "auto" else split)
+    loaded = load_checkpoint(one_checkpoint("prior", name), run_context().model)
+    split = "held-out" if split == "auto" else split
+    if split == "train" and _saw(loaded, data):
+        raise SettingsError(
+            f"bounds.prior={name} was trained on {data.name}: blocks of training images are not independent of it; "
+            "take bounds.blocks=held-out or bounds.blocks=probe"
+        )
+    return Prior(loaded.encoder.state_dict(), name, split)
+
+
+def _saw(loaded: LoadedCheckpoint, data: Data) -> bool:
+    """Whether a prior was trained on this data set, as far as its file says."""
+    training = loaded.report.training
+    return bool(training) and training["epoch"] > 0 and training["data"]["name"] == data.name
+
+
+@dataclass(frozen=True)
+class SamForm:
+    """``Lhat_s <= (1 - tail) max_{|eps| <= rho} Lhat(theta + eps) + tail b``, on a few blocks; in nats.
+
+    The maximum is the largest loss that ascent found, so that the true right side is no smaller.
+    """
+
+    noisy: float  # Lhat_s
+    worst: float
+    radius: float
+    tail: float  # chance that the noise is longer than rho, at most
+
+
+@dataclass(frozen=True)
+class PacBayes:
+    """The bounds over the grid; ``best`` is the lowest."""
+
+    bounds: tuple[ScaleBound, ...]
+    blocks: Blocks
+    prior: Prior
+    distance: float  # |theta - theta0|
+    weights: int
+    held_out_loss: float  # of the deterministic weights, mean over held-out blocks
+    held_out_stderr: float
+    sam: SamForm
+
+    @property
+    def best(self) -> ScaleBound:
+        """At the scale of the lowest bound."""
+        return min(self.bounds, key=lambda found: (found.bound, found.complexity))
+
+
+def evaluate(
+    encoder: Encoder, data: Data, prior: Prior, *, views: str, tau: float, beta: float, size: int,
+    scales: np.ndarray, draws: int, delta: float, delta_draws: float, seed: int,
+) -> PacBayes:  # fmt: skip
+    """Bounds at every scale.
+
+    Args:
+        size: images of a block; the blocks are those of the prior's split.
+        scales: ``(J,)`` standard deviations of the weight noise, fixed beforehand.
+
+    Raises:
+        MeasureError: a prior of another architecture, a loss that is not finite.
+    """
+    blocks = BlocksOfPairs(encoder, data, prior.split, views, size, seed)
+    unseen = BlocksOfPairs(encoder, data, "held-out", views, size, seed)
+    noisy = NoisyLoss(encoder, tau, beta)
+    squared = noisy.squared_distance(prior.weights)
+    mixing = resolve_recipe(encoder, data, views).fourier is not None
+    chosen = torch.randint(len(blocks), (draws,), generator=generator(seed, "drawn blocks")).tolist()
+    drawn = [blocks[number] for number in chosen]
+    apart = [unseen[number] for number in range(min(len(unseen), max(2, draws // 3)))]
+    with batch_statistics(encoder) as normalised:
+        about = Blocks(len(blocks), size, tau, beta, delta, delta_draws, len(scales), not (normalised or mixing))
+        clean, there = noisy.clean(drawn), noisy.clean(apart)
+        found = [
+            bound_at(float(s), squared, clean, noisy.rises(drawn, clean, s, seed), noisy.rises(apart, there, s, seed + 1), about)
+            for s in scales
+        ]
+        best = min(found, key=lambda bound: (bound.bound, bound.complexity))
+        sam = _sam_form(noisy, drawn[:SAM_BLOCKS], best.scale, seed, about.high)
+    stderr = float(there.std(ddof=1) / math.sqrt(len(there))) if len(there) > 1 else math.nan
+    return PacBayes(tuple(found), about, prior, math.sqrt(squared), noisy.size, float(there.mean()), stderr, sam)
+
+
+def _sam_form(noisy: NoisyLoss, blocks: list[PairBatch], scale: float, seed: int, largest: float) -> SamForm:
+    # a Gaussian vector of p entries is longer than sqrt(p) + sqrt(2 log(1/t)) with probability t at most
+    radius = scale * (math.sqrt(noisy.size) + math.sqrt(2 * math.log(1 / SAM_TAIL)))
+    clean = noisy.clean(blocks)
+    rises = [noisy.rises(blocks, clean, scale, seed + 2 + repeat).mean() for repeat in range(SAM_REPEATS)]
+    worst = noisy.worst_case(blocks, radius, SAM_STEPS)
+    return SamForm(float(clean.mean() + np.mean(rises)), (1 - SAM_TAIL) * worst + SAM_TAIL * largest, radius, SAM_TAIL)
+
+
+def embedded_blocks(encoder: Encoder, blocks: BlocksOfPairs) -> tuple[Tensor, Tensor]:
+    """Embeddings ``(n m, d)`` of both views of all blocks, with BatchNorm's running statistics, on the CPU in float64."""
+    firsts, seconds = [], []
+    with torch.no_grad():
+        for number in range(len(blocks)):
+            block = blocks[number]
+            firsts.append(encoder.embed(block.first.to(encoder.device)).double().cpu())
+            seconds.append(encoder.embed(block.second.to(encoder.device)).double().cpu())
+    return torch.cat(firsts), torch.cat(seconds)
