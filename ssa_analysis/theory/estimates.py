@@ -146,7 +146,8 @@ class _Labelled:
         rows = self.resamples.rows[draw]
         w, z, y = law.weights[rows], law.z, law.y
         to_mean = (z * population.means[y]).sum(1)
-        drawn = [(z * draw_positives(y, population, self.rng)).sum(1) for _ in range(POSITIVES)]
+        # for the images of the draw, not of the sample: an image that is drawn twice gets positives of its own each time
+        drawn = [(z[rows] * draw_positives(y[rows], population, self.rng)).sum(1) for _ in range(POSITIVES)]
         to_drawn = torch.stack(drawn, dim=1)
         supervised = r1_probe.mean_classifier_losses(law, population, tau)
         uniformity, views = self.uniformity[:, draw], view_uniformity[:, draw]
@@ -155,8 +156,8 @@ class _Labelled:
             return weighted_mean(values[rows], w)
 
         decoupled = mean(r2_classification.losses_of(uniformity, law, population, tau))
-        ideal_margins = r6_margin.margins_of(uniformity[:, None], to_drawn, tau, beta)
-        ideal_rows, ideal_w = ideal_margins[rows].reshape(-1), w.repeat_interleave(POSITIVES) / POSITIVES
+        ideal_margins = r6_margin.margins_of(uniformity[rows, None], to_drawn, tau, beta)
+        ideal_rows, ideal_w = ideal_margins.reshape(-1), w.repeat_interleave(POSITIVES) / POSITIVES
         clean_margins, own_margins = (
             r6_margin.margins_of(u, self.alignment, tau, beta) for u in (self.clean_uniformity[:, draw], views)
         )
@@ -167,7 +168,7 @@ class _Labelled:
             r7_kernel.cross_moment(evidence.first[rows], evidence.second[rows], w),
         ]
         parts = r8_decomposition.decompose(
-            tau=tau, ideal=mean(uniformity - to_drawn.mean(1) / tau), practical_alignment=mean(self.alignment),
+            tau=tau, ideal=weighted_mean(uniformity[rows] - to_drawn.mean(1) / tau, w), practical_alignment=mean(self.alignment),
             ideal_alignment=mean(to_mean), practical_uniformity=mean(views), ideal_uniformity=mean(uniformity),
         )  # fmt: skip
         sides = {
@@ -180,7 +181,7 @@ class _Labelled:
         found = {
             f"{rung}.{side}": value for rung, both in sides.items() for side, value in zip(("left", "right"), both, strict=True)
         }
-        infonce = mean(softplus(ideal_margins).mean(1))
+        infonce = weighted_mean(softplus(ideal_margins).mean(1), w)
         return {
             **found, "chance": population.entropy, "probe_loss": mean(self.probe.losses),
             "mean_classifier_loss": mean(supervised), "ideal_bound": population.entropy + decoupled,
