@@ -76,5 +76,5 @@ class CircleWorld:
         population = empirical_population(self.extract(bank), classes, len(self.prior))
         y = torch.from_numpy(labels)
         law = LabelledLaw(self.extract(images), y, class_weights(y, population.prior))
-        views = [self.extract(self.view(a, rng)) for a in (images, images, bank)]
-        return Evidence(*views, law.weights, tau, beta, negatives, Ideal(law, population, classes))
+        first, second, views = (self.extract(self.view(a, rng)) for a in (images, images, bank))
+        return Evidence(first, second, views, law.weights, tau, beta, negatives, Ideal(law, population, classes))
