@@ -212,8 +212,9 @@ FIGURES = (
     FigureEntry(
         "sharpness_complexity",
         "Sharpness and complexity of the PAC-Bayes bound",
-        "Loss, sharpness, Monte-Carlo part and complexity stacked over the scale of the weight noise; the dot is the minimum. "
-        "Above the dashed line, the loss of a constant embedding, the bound says nothing.",
+        "A wider weight noise costs sharpness and saves complexity. Black: the bound, which ends at the largest loss there is; "
+        "grey: loss and parts by Pinsker's inequality, which does not. Above the dashed line, the loss of a constant embedding, "
+        "it says nothing.",
         sharpness_complexity,
     ),
 )

@@ -7,7 +7,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from ssa_analysis.reports.figures.frames import error_bars, grid_shape, lowest_panels, panel_choice, rows_of
 from ssa_analysis.reports.style import PALETTE, method_label, method_style, new_figure, ordered_methods, plain, styled
 
@@ -85,11 +84,11 @@ def _chain_waterfall(frame: pd.DataFrame, name: str) -> Figure | None:
     figure, axes = new_figure(2.2 * shape[0] + 0.3, rows=shape[0], columns=shape[1], sharey=True)
     with styled():
         for panel, row in zip(axes, rows.itertuples(), strict=False):
+            used = [i for i, value in enumerate(row.arrays["value"]) if value or i == 0]  # parts that a chain does not have
             cause = {"shift": f"shift ({row.settings['route']})", "complexity": "complexity (R9)"}
-            values = np.array(row.arrays["value"], float)
-            ends = np.cumsum(values)
+            ends = np.cumsum(np.array(row.arrays["value"], float)[used])
             starts = np.concatenate([[0.0], ends[:-1]])
-            names = [SHORT.get(s, cause.get(s, s)) for s in row.arrays["step"]]
+            names = [SHORT.get(s, cause.get(s, s)) for s in np.array(row.arrays["step"])[used]]
             bars = [(s, a, b, UP if b >= a else DOWN) for s, a, b in zip(names, starts, ends, strict=True)]
             bars[0] = (*bars[0][:3], TOTAL)
             bars.append(("bound", 0.0, float(ends[-1]), TOTAL))
@@ -168,29 +167,32 @@ def slack_over_epochs(frame: pd.DataFrame) -> Figure | None:
 
 
 def sharpness_complexity(frame: pd.DataFrame) -> Figure | None:
-    """The PAC-Bayes bound over the scale of the noise, stacked from its parts, with its minimum."""
+    """The PAC-Bayes bound over the scale of the noise, and the two that pull at it; logarithmic both ways."""
     rows = panel_choice(rows_of(frame, "bounds", "pac_bayes"))
     rows = rows[[bool(a.get("scale")) for a in rows["arrays"]]]
     if rows.empty:
         return None
     shape = grid_shape(len(rows))
-    figure, axes = new_figure(2.0 * shape[0] + 0.6, rows=shape[0], columns=shape[1], sharey=True, sharex=True)
-    layers = ("loss", "sharpness", "monte_carlo", "complexity")
-    names = ("loss at θ", "sharpness", "Monte Carlo", "complexity")
-    colours = ("#BBBBBB", PALETTE[5], PALETTE[1], PALETTE[4])
+    figure, axes = new_figure(2.0 * shape[0] + 0.7, rows=shape[0], columns=shape[1], sharey=True, sharex=True)
+    lines = {
+        "sharpness": (PALETTE[5], "-", "sharpness"),
+        "classic_complexity": (PALETTE[0], "-", "complexity, unlimited"),
+        "classic": (PALETTE[7], "-", "loss + all parts, unlimited"),
+        "bound": ("black", "-", "bound"),
+    }
     with styled():
         for panel, row in zip(axes, rows.itertuples(), strict=False):
-            arrays = {key: np.array(row.arrays[key], float) for key in (*layers, "scale", "bound")}
-            bottom = np.zeros(len(arrays["scale"]))
-            for layer, colour in zip(layers, colours, strict=True):
-                top = bottom + arrays[layer]
-                panel.fill_between(arrays["scale"], bottom, top, color=colour, linewidth=0)
-                bottom = top
-            panel.plot(arrays["scale"], arrays["bound"], color="black", linewidth=1.0)
-            best = int(np.argmin(np.abs(arrays["scale"] - row.settings["scale"])))
-            panel.plot(arrays["scale"][best], arrays["bound"][best], color="black", marker="o", markersize=4)
+            arrays = {key: np.array(values, float) for key, values in row.arrays.items()}
+            arrays["classic"] = sum(arrays[k] for k in ("loss", "sharpness", "monte_carlo", "classic_complexity"))
+            for key, (colour, line, _) in lines.items():
+                shown = np.where(arrays[key] > 0, arrays[key], np.nan)
+                panel.plot(arrays["scale"], shown, color=colour, linestyle=line, linewidth=1.1)
+                if key in ("classic", "bound"):
+                    best = int(np.nanargmin(arrays[key]))
+                    panel.plot(arrays["scale"][best], arrays[key][best], color=colour, marker="o", markersize=4)
             panel.axhline(row.settings["constant"], color="black", linestyle="--", linewidth=0.9)
             panel.set_xscale("log")
+            panel.set_yscale("log")
             panel.set_title(plain(row.checkpoint))
         for panel in axes[len(rows) :]:
             panel.set_visible(False)
@@ -198,8 +200,9 @@ def sharpness_complexity(frame: pd.DataFrame) -> Figure | None:
             panel.set_xlabel("scale s of the noise")
         for panel in axes[:: shape[1]]:
             panel.set_ylabel("nats")
-        handles = [Patch(color=c, label=n) for c, n in zip(colours, names, strict=True)]
-        handles += [Line2D([], [], color="black", marker="o", markersize=4, label="bound, its minimum")]
+        axes[0].set_ylim(bottom=1e-2)
+        handles = [Line2D([], [], color=c, linestyle=line, label=text) for c, line, text in lines.values()]
+        handles += [Line2D([], [], color="black", linestyle="none", marker="o", markersize=4, label="minimum")]
         handles += [Line2D([], [], color="black", linestyle="--", label="constant embedding")]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

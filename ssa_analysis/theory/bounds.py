@@ -330,9 +330,14 @@ def _certificate_scores(found: r9_certificate.Certificate, shared: Mapping[str, 
     ]
 
 
-def found_beta(shared: Mapping[str, Any]) -> float:
-    """The weight of the negatives among the shared settings."""
-    return float(shared["beta"])
+GRID = (
+    "scale", "kl", "loss", "sharpness", "sharpness_stderr", "monte_carlo", "complexity", "classic_complexity", "bound", "by_kl",
+    "by_differences", "held_out_rise", "held_out_stderr",
+)  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _pac_bayes_score(pac: PacBayes, shared: Mapping[str, Any]) -> Score:
@@ -351,20 +356,5 @@ def _pac_bayes_score(pac: PacBayes, shared: Mapping[str, Any]) -> Score:
         "held_out_rise": rise, "held_out_rise_stderr": stderr, "covers_theta": covered,
         "sam_noisy": pac.sam.noisy, "sam_bound": pac.sam.worst, "sam_radius": pac.sam.radius,
     }  # fmt: skip
-    arrays = {
-        name: [float(getattr(bound, name)) for bound in pac.bounds]
-        for name in (
-            "scale",
-            "kl",
-            "loss",
-            "sharpness",
-            "sharpness_stderr",
-            "monte_carlo",
-            "complexity",
-            "bound",
-            "held_out_rise",
-        )
-    }
-    arrays["by_kl"] = [bound.by_kl for bound in pac.bounds]
-    arrays["by_differences"] = [b.by_differences if math.isfinite(b.by_differences) else None for b in pac.bounds]  # type: ignore[misc]
+    arrays = {name: [_finite(getattr(bound, name)) for bound in pac.bounds] for name in GRID}
     return Score("bounds", "pac_bayes", best.bound, "nats", None, best.loss, best.bound, True, about, arrays=arrays)

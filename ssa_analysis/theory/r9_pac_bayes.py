@@ -70,8 +70,11 @@ def kl_route(loss: float, kl: float, blocks: Blocks) -> float:
     """The first bound, in nats, from (an upper bound of) ``Lhat_s``."""
     width = blocks.high - blocks.low
     share = min(max((loss - blocks.low) / width, 0.0), 1.0)
-    budget = (kl + math.log(2 * math.sqrt(blocks.count) * blocks.events / blocks.delta)) / blocks.count
-    return blocks.low + width * kl_inverse(share, budget)
+    return blocks.low + width * kl_inverse(share, _budget(kl, blocks))
+
+
+def _budget(kl: float, blocks: Blocks) -> float:
+    return (kl + math.log(2 * math.sqrt(blocks.count) * blocks.events / blocks.delta)) / blocks.count
 
 
 def differences_route(loss: float, kl: float, blocks: Blocks) -> float:
@@ -103,6 +106,7 @@ class ScaleBound:
     monte_carlo: float  # what the confidence bound adds to the drawn mean
     by_kl: float  # the two bounds
     by_differences: float
+    classic_complexity: float  # that of the first bound by Pinsker's inequality: never shorter, but it does not end at b
     held_out_rise: float  # L_s less L on held-out blocks: the deterministic weights are covered where it is not negative
     held_out_stderr: float
 
@@ -137,6 +141,7 @@ def bound_at(
         scale=scale, kl=kl, loss=loss, sharpness=sharpness, sharpness_stderr=_stderr(rises),
         monte_carlo=upper - loss - sharpness,
         by_kl=kl_route(upper, kl, blocks), by_differences=differences_route(upper, kl, blocks),
+        classic_complexity=(blocks.high - blocks.low) * math.sqrt(_budget(kl, blocks) / 2),
         held_out_rise=float(held_out_rises.mean()), held_out_stderr=_stderr(held_out_rises),
     )  # fmt: skip
 

@@ -146,7 +146,7 @@ def scores_of(number: int) -> list[Score]:
 CHAIN = {"step": ["trained probe", "mean classifier", "class collapse", "complexity"], "value": [0.5, 0.5, 0.2, 1.2]}
 TRADE_OFF = {
     "scale": [0.01, 0.1, 1.0], "loss": [5.0, 5.0, 5.0], "sharpness": [0.0, 0.2, 1.0], "monte_carlo": [0.1, 0.1, 0.1],
-    "complexity": [3.0, 1.2, 0.9], "bound": [8.1, 6.5, 7.0],
+    "complexity": [3.0, 1.2, 0.9], "classic_complexity": [30.0, 3.0, 1.0], "bound": [8.1, 6.5, 7.0],
 }  # fmt: skip
 
 
