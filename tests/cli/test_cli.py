@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pandas as pd
 import pytest
 import ssa_analysis.cli.score_verb as score_verb
@@ -338,13 +339,24 @@ class TestBounds:
         violated = [line for line in ended.out.splitlines() if " violated" in line]
         assert ended.code == (1 if violated else 0)
         assert bool(violated) == ("violated beyond the error: R" in ended.err)
-        rows = [line.split() for line in ended.out.splitlines() if re.search(r"\S+ +R[1-8] ", line) and "bound R2" not in line]
+        rows = [line.split() for line in ended.out.splitlines() if re.search(r"^ *\S+ +R\d(_pac_bayes)? ", line)]
         assert [(row[0], row[1]) for row in rows] == [
-            (n, r) for n in ("simclr", "simclr-sam") for r in (f"R{i}" for i in range(1, 9))
+            (n, r) for n in ("simclr", "simclr-sam") for r in (*(f"R{i}" for i in range(1, 10)), "R9_pac_bayes")
         ]
-        assert re.search(r"simclr: the bound R2 is \d\.\d+ nats, chance level 2\.30\d+: ", ended.out)
-        assert re.search(r"simclr: from practical pairs, the tightest route is R\d: \d\.\d+ nats, ", ended.out)
-        assert re.search(r"simclr: L_K <= \d+\.\d+ nats with probability 0\.95 \(\d+ blocks of 32 images, mean \d", ended.out)
+        told = ended.out.split("\nsimclr:\n")[1].split("\n\n")[0]
+        number = r"-?\d+\.\d+"
+        for line in (
+            rf"R2 bounds the classification loss by {number} nats; chance 2\.30\d+: ",
+            rf"from practical pairs, tightest by R\d: {number} nats, ",
+            rf"the whole chain: {number} nats, .*; its slack: .*class collapse -?\d+ %",
+            rf"certificate: L_K <= {number} nats with probability 0\.95; by kl {number}; by bounded differences {number}; ",
+            rf"K 14, n 11 held-out blocks of m 8, KL 0, b {number}, mean {number}",
+            rf"PAC-Bayes: L_s <= {number} nats with probability 0\.94 at s ",
+            rf"loss {number} \+ sharpness {number} \+ Monte Carlo {number} \+ complexity {number}",
+            rf"prior initialisation, KL \d.*, n 3 train blocks of m 32, b {number}, 8 scales",
+            r"L\(theta\) <= L_s on held-out blocks: (yes|no|undecided) ",
+        ):
+            assert re.search(line, told), line
         with Store(store, must_exist=True) as opened:
             frame = opened.frame()
         assert set(frame[frame["measure"] == "bounds"]["checkpoint"]) == {"simclr", "simclr-sam"}
@@ -354,6 +366,29 @@ class TestBounds:
         assert {row["name"] for row in rows} >= {"R1", "R2", "R6", "R8", "ideal_bound", "practical_loss"}
         assert all(list(row) == KEYS for row in rows)
         assert not Path("scores.db").exists()  # only kept where asked
+
+    def test_without_labels_the_rungs_left_out_are_named(self, cli: Cli, good: Path, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        np.savez(tmp_path / "bare.npz", x=rng.integers(0, 256, (200, 16, 16, 3), dtype=np.uint8))
+        ended = cli("bounds", good, "--data", tmp_path / "bare.npz", "--set", "scales=0", "--set", "bootstrap=20")
+        assert ended.code == 0, ended.err
+        assert "skipped: R1, R2, R5, R6, R7, R8: the images have no labels" in ended.out
+        assert "skipped: R9 PAC-Bayes: left out (bounds.scales=0)" in ended.out
+        assert re.search(r"simclr +R3 ", ended.out)
+        assert not re.search(r"simclr +R2 ", ended.out)
+
+    def test_a_prior_checkpoint(self, cli: Cli, trained: Any) -> None:
+        quick = ("--set", "scales=2", "--set", "bounds.draws=4", "--set", "bootstrap=20", "--set", "noise_block=8")
+        ended = cli("bounds", trained.paths[0], *DATA, "--prior", trained.paths[1], *quick)
+        assert ended.code == 0, ended.err
+        assert re.search(r"prior \S+, KL \d.*, n 11 held-out blocks of m 8", ended.out)
+        refused = cli("bounds", trained.paths[0], *DATA, "--prior", trained.paths[1], *quick, "--set", "blocks=train")
+        assert refused.code == 1
+        assert "was trained on digits" in refused.err
+        missing = cli("bounds", trained.paths[0], *DATA, "--prior", "gone.pt")
+        assert "gone.pt: no such file" in missing.complaint()
+        wrong = cli("bounds", trained.paths[0], *DATA, "--set", "scalse=3")
+        assert "did you mean scales" in wrong.complaint()
 
     @pytest.mark.parametrize(("verdict", "code"), [("holds", 0), ("holds within error", 0), ("violated", 1)])
     def test_the_exit_code_is_the_verdict(

@@ -36,6 +36,23 @@ def stop_after(epoch: int) -> object:
     return tell
 
 
+def test_epochs_are_kept_from_the_untrained_encoder_on(digits: Data, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, epochs=5)
+    with pytest.raises(Stop):
+        train(settings, digits, tmp_path / "run", keep_every=2, on_epoch=stop_after(3))  # type: ignore[arg-type]
+    train(settings, digits, tmp_path / "run", keep_every=2, resume=True)
+    kept = sorted((tmp_path / "run" / "epochs").iterdir())
+    assert [path.name for path in kept] == [f"epoch-000{n}.pt" for n in (0, 2, 4, 5)]
+    first, *_, final = [load_checkpoint(path) for path in kept]
+    assert [first.report.training["epoch"], final.report.training["epoch"]] == [0, 5]
+    last = load_checkpoint(tmp_path / "run" / "last.pt").encoder
+    assert first.encoder.initial is not None
+    for name, tensor in first.encoder.state_dict().items():
+        assert torch.equal(tensor, first.encoder.initial[name])
+        assert torch.equal(final.encoder.state_dict()[name], last.state_dict()[name])
+    assert not (train(SMALL, digits, tmp_path / "plain").parent / "epochs").exists()
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(method: str, optimizer: str, digits: Data, tmp_path: Path) -> None:
