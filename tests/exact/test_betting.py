@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ssa_analysis.numerics.betting import upper_mean
+from ssa_analysis.numerics.betting import _stakes, upper_mean
 from ssa_analysis.theory.r9_certificate import kl_inverse
 
 
@@ -57,3 +57,10 @@ def test_more_confidence_and_fewer_values_make_it_longer() -> None:
 def test_what_it_cannot_bet_on_is_refused(values: list[float], delta: float, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         upper_mean(np.array(values), delta)
+
+
+def test_no_stake_knows_the_value_it_is_laid_on() -> None:
+    values = np.random.default_rng(3).random(30)
+    other = np.concatenate([values[:10], np.random.default_rng(4).random(20)])
+    assert np.array_equal(_stakes(values, 0.05)[:11], _stakes(other, 0.05)[:11])
+    assert not np.array_equal(_stakes(values, 0.05)[11:], _stakes(other, 0.05)[11:])

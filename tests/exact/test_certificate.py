@@ -120,3 +120,10 @@ def test_bounded_differences_are_mcdiarmids_bound() -> None:
     reach = block_difference(8, 1.0, 14.0) * math.sqrt(8 * math.log(10) / (2 * 4))
     assert one.bounded_differences == pytest.approx(min(one.largest, losses.mean() + reach))
     assert math.isnan(without_differences(one).bounded_differences)
+
+
+def test_the_difference_of_a_block_written_out() -> None:
+    tau, beta, size = 0.5, 14.0, 8
+    own = math.log((1 + beta * math.exp(4)) / (1 + beta * math.exp(-4)))
+    others = math.log((1 + (12 + 2 * math.exp(4))) / 15)
+    assert block_difference(size, tau, beta) == pytest.approx((2 * own + 14 * others) / 16)

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from ssa_analysis.theory.estimates import estimate
-from ssa_analysis.theory.evidence import resample
+from ssa_analysis.theory.evidence import resample, uniformities
 from ssa_analysis.theory.finite_worlds import check_world
-from ssa_analysis.theory.rungs import HOLDS
+from ssa_analysis.theory.r4_negatives import negatives_of
+from ssa_analysis.theory.rungs import HOLDS, Population
 from ssa_analysis.theory.simulated_worlds import CircleWorld
 
 WORLD, TAU, BETA = CircleWorld(), 0.5, 30.0
@@ -138,3 +139,15 @@ def test_the_bootstrap_draws_both_splits_within_classes() -> None:
         per_class = torch.zeros(3, dtype=torch.float64).index_add(0, evidence.ideal.labels, weights)
         torch.testing.assert_close(per_class, evidence.ideal.population.prior)
     assert len({tuple(rows.tolist()) for rows in found.rows}) == 21
+
+
+def test_one_pass_over_all_weightings_equals_one_at_a_time() -> None:
+    evidence = WORLD.evidence(60, 50, TAU, BETA, 30, 1)
+    found = resample(evidence, 4, 1)
+    logs, spreads = uniformities(evidence.first, evidence.bank, found.weights, TAU)
+    for draw in range(5):
+        law = Population(evidence.bank, found.weights[:, draw][None], torch.ones(1, dtype=torch.float64))
+        torch.testing.assert_close(logs[:, draw], law.uniformity(evidence.first, TAU))
+        negatives = negatives_of(evidence.first, law, TAU)
+        torch.testing.assert_close(spreads[:, draw], negatives.spread)
+        torch.testing.assert_close(logs[:, draw].exp(), negatives.mean)
