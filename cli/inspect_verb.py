@@ -46,7 +46,8 @@ def describe(report: LoadReport) -> str:
             f"trained      {settings['method']} on {data['name']}, epoch {report.training['epoch']} of {settings['epochs']}"
         )
         loss = f"tau {settings['tau']}, beta {settings['beta'] or 'K'}"
-        lines.append(f"loss         {loss}, last epoch's mean {report.training['loss']:.4f}")
+        mean = report.training["loss"]
+        lines.append(f"loss         {loss}, {'no epoch yet' if mean is None else f'last epoch mean {mean:.4f}'}")
     lines += [f"assumed      {text}" for text in report.assumptions]
     lines += [f"left over    {key}: {why}" for key, why in report.left_over.items()]
     return "\n".join(lines)

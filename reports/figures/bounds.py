@@ -169,7 +169,7 @@ def slack_over_epochs(frame: pd.DataFrame) -> Figure | None:
 def sharpness_complexity(frame: pd.DataFrame) -> Figure | None:
     """The PAC-Bayes bound over the scale of the noise, and the two that pull at it; logarithmic both ways."""
     rows = panel_choice(rows_of(frame, "bounds", "pac_bayes"))
-    rows = rows[[bool(a.get("scale")) for a in rows["arrays"]]]
+    rows = rows[[bool(a.get("classic_complexity")) for a in rows["arrays"]]]
     if rows.empty:
         return None
     shape = grid_shape(len(rows))

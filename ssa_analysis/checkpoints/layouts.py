@@ -53,7 +53,7 @@ LAYOUTS: Registry[Layout] = Registry("layout")
 def _check_training(training: Any) -> dict[str, Any]:
     """The record of a run, with what is shown of it in place; CheckpointError otherwise."""
     wanted: dict[str, dict[str, Any]] = {
-        "": {"settings": dict, "data": dict, "epoch": int, "loss": float},
+        "": {"settings": dict, "data": dict, "epoch": int, "loss": (float, type(None))},
         "settings": {"method": str, "epochs": int, "tau": float, "beta": (float, type(None))},
         "data": {"name": str, "fingerprint": str},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sqlite3
 import time
@@ -235,9 +236,7 @@ class Store:
             rows = self._db.execute(
                 "SELECT k.path, k.sha256, k.method, c.data, c.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, "
                 "s.converged, c.seed, c.seconds, c.code_version, s.settings, s.arrays, c.environment, "
-                "json_extract(k.report, '$.training.epoch'), "
-                "json_array(json_extract(k.report, '$.training.settings'), json_extract(k.report, '$.training.data')) "
-                "FROM scores s "
+                "k.report, k.report FROM scores s "
                 "JOIN cells c ON c.id = s.cell JOIN checkpoints k ON k.sha256 = c.sha256 "
                 "WHERE c.id IN (SELECT value FROM json_each(?)) ORDER BY k.path, c.id, s.rowid",
                 (json.dumps(list(self._newest("ok").values())),),
@@ -250,8 +249,9 @@ class Store:
         for column in ("settings", "arrays"):
             frame[column] = [json.loads(text) for text in frame[column]]
         frame["converged"] = frame["converged"].astype(bool)
-        frame["epoch"] = frame["epoch"].astype(float)
-        frame["run"] = ["" if text == "[null,null]" else hashlib.sha256(text.encode()).hexdigest()[:12] for text in frame["run"]]
+        runs = {text: _run_of(text) for text in frame["run"].unique()}
+        frame["epoch"] = [runs[text][0] for text in frame["epoch"]]
+        frame["run"] = [runs[text][1] for text in frame["run"]]
         for column in ("value", "stderr", "low", "high"):
             frame[column] = frame[column].astype(float)
         return frame[frame["data"] == data] if data is not None else frame
@@ -300,6 +300,15 @@ class Store:
 def _variant(measure: str, settings: str) -> str:
     """Values of the settings that tell cells of a measure apart, as text; the same for all of an unknown measure."""
     return json.dumps(MEASURES.get(measure).variant(json.loads(settings))) if measure in MEASURES else ""
+
+
+def _run_of(report: str | None) -> tuple[float, str]:
+    """Epoch and run of a checkpoint's report: NaN and empty where it says nothing of a training run."""
+    training = json.loads(report).get("training") if report else None
+    if not training:
+        return math.nan, ""
+    run = json.dumps([training.get("settings"), training.get("data")], sort_keys=True)
+    return float(training.get("epoch", math.nan)), hashlib.sha256(run.encode()).hexdigest()[:12]
 
 
 def _report_dict(report: Any) -> dict[str, Any]:

@@ -251,7 +251,7 @@ def _save(
                 "settings": settings.to_dict(),
                 "epoch": row.epoch,
                 "step": row.step,
-                "loss": row.loss,
+                "loss": row.loss if math.isfinite(row.loss) else None,  # none yet
                 "data": {"name": data.name, "fingerprint": data.fingerprint},
             },
             "optimizer": optimizer.state_dict(),

@@ -193,6 +193,21 @@ def test_the_frame_has_the_documented_columns_even_when_empty(store: Store, cell
     assert row["converged"] in (True, False)
 
 
+def test_epoch_and_run_come_from_the_training_record(store: Store, cell: Make, result: Result) -> None:
+    """A record that holds NaN, which is no JSON for SQLite, is read all the same."""
+    for number, (epoch, seed) in enumerate(((0, 1), (5, 1), (5, 2))):
+        own = cell(path=f"run/{number}.pt", sha256=str(number) * 64)
+        training = {"settings": {"seed": seed}, "epoch": epoch, "loss": math.nan, "data": {"name": "digits"}}
+        store.write(replace(result(own, 1.0), report=replace(report_of(own, "simclr"), training=training)))
+    own = cell(path="other.pt", sha256="f" * 64)
+    store.write(replace(result(own, 1.0), report=replace(report_of(own, "resnet"), training={})))
+    frame = store.frame().set_index("path")
+    assert frame.loc[["run/0.pt", "run/1.pt", "run/2.pt"], "epoch"].tolist() == [0, 5, 5]
+    assert frame.loc["run/0.pt", "run"] == frame.loc["run/1.pt", "run"] != frame.loc["run/2.pt", "run"]
+    assert math.isnan(frame.loc["other.pt", "epoch"])
+    assert frame.loc["other.pt", "run"] == ""
+
+
 def test_the_environment_is_stored_with_every_score(store: Store, cell: Make, result: Result) -> None:
     store.write(result(cell(), 1.0))
     environments = store.environments()
