@@ -132,7 +132,7 @@ def bounds(encoder: Encoder, data: Data, settings: BoundsSettings) -> list[Score
     if evidence.ideal is not None:
         shared["chance"] = evidence.ideal.population.entropy
         transport = check_transport(evidence, evidence.ideal, settings.transport, settings.seed)
-    scores = _rungs(found, transport, certificates, losses, pac, shared, settings)
+    scores = _rungs(found, transport, losses, pac, shared, settings)
     if transport is not None:
         scores += _values(found, transport, evidence, certificates, pac, shared)
     else:
@@ -179,8 +179,8 @@ def _pac_bayes(
 
 
 def _rungs(
-    found: Bootstrapped, transport: TransportCheck | None, certificate: r9_certificate.Certificate | None, losses: np.ndarray,
-    pac: PacBayes | None, shared: Mapping[str, Any], settings: BoundsSettings,
+    found: Bootstrapped, transport: TransportCheck | None, losses: np.ndarray, pac: PacBayes | None, shared: Mapping[str, Any],
+    settings: BoundsSettings,
 ) -> list[Score]:  # fmt: skip
     checks = {rung: found.check(rung) for rung in (*PRACTICAL, *(LABELLED if transport is not None else ()))}
     extra: dict[str, dict[str, Any]] = {"R4": {"finite_loss": float(found.values["finite_loss"][0])}}
@@ -190,7 +190,7 @@ def _rungs(
         extra |= {"R1": {"probe_converged": found.probe_converged}, "R5": parts}
         if found.ideal_margins is not None:
             extra["R6"] = {"sampling_floor": split_floor(found.ideal_margins, settings.seed)}
-    if len(losses) >= 2:
+    if len(losses) >= 4:  # two halves with an error each
         checks["R9"] = _halves(losses, settings.block, shared["tau"], shared["beta"], settings.delta)
         extra["R9"] = {"n": len(losses) // 2, "m": settings.block, "delta": settings.delta}
     if pac is not None:
@@ -212,7 +212,7 @@ def _halves(losses: np.ndarray, size: int, tau: float, beta: float, delta: float
     half = len(losses) // 2
     bound = r9_certificate.certify(losses[:half], size, tau, beta, delta).betting
     rest = losses[half:]
-    stderr = float(rest.std(ddof=1) / math.sqrt(len(rest))) if len(rest) > 1 else math.nan
+    stderr = float(rest.std(ddof=1) / math.sqrt(len(rest)))
     return _normal_check("R9", r9_certificate.STATEMENT, float(rest.mean()), bound, stderr)
 
 
