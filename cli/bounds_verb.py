@@ -47,7 +47,7 @@ from ssa_analysis.score import Score
     multiple=True,
     metavar="SETTING=VALUE",
     callback=merge_settings,
-    help="Change a setting of the bounds; repeatable. See docs/theory.md",
+    help="Change a setting of the bounds; repeatable. See docs/measures.md",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
