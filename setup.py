@@ -43,6 +43,7 @@ EXTRAS["test"] = [
     *EXTRAS["peers"],
     "pytorch-metric-learning>=2.5",
     "POT>=0.9.3",
+    "imagecorruptions-imaug>=1.1.5",
 ]
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11", "pandas-stubs"]
 

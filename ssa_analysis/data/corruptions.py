@@ -1,7 +1,7 @@
 """Common corruptions at five severities, batched (Hendrycks and Dietterich 2019).
 
-Eleven of the nineteen are here: those that need neither textures nor displacement fields. A mean over them is *not*
-the mean corruption error of CIFAR-10-C, and is not called so anywhere. The constants are those of CIFAR-10-C (32 px)
+Seventeen of the nineteen are here; frost, which needs textures, and spatter are not. A mean over them is *not* the
+mean corruption error of CIFAR-10-C, and is not called so anywhere. The constants are those of CIFAR-10-C (32 px)
 for images up to 64 px and those of ImageNet-C above.
 """
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from ssa_analysis.data.warps import elastic_transform, gaussian_kernel, glass_blur, motion_blur, zoom_blur
+from ssa_analysis.data.weather import fog, snow
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.numerics.seeding import generator
 from ssa_analysis.registry import unknown_name
@@ -31,16 +33,51 @@ CONSTANTS: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
         ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)),
         ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
     ),
+    "glass_blur": (
+        ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+        ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+    ),
+    "motion_blur": (
+        ((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5)),
+        ((10, 3.0), (15, 5.0), (15, 8.0), (15, 12.0), (20, 15.0)),
+    ),
+    # where the magnification stops, and its steps
+    "zoom_blur": (
+        ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+        ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+    ),
     "gaussian_blur": ((0.4, 0.6, 0.7, 0.8, 1.0), (1, 2, 3, 4, 6)),
+    "snow": (
+        (
+            (0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        ),
+        (
+            (0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        ),
+    ),
+    "fog": (
+        ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75)),
+        ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
+    ),
     "brightness": ((0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5)),
     "contrast": ((0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
     "saturate": (
         ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
         ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
     ),
+    # amplitude, smoothness and spread of the corners, in units of the image's side (the published ones were 244 for 224 px)
+    "elastic_transform": (
+        ((0.0, 0.0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+        tuple(
+            (a * 244 / 224, b * 244 / 224, c * 244 / 224)
+            for a, b, c in ((2.0, 0.7, 0.1), (2.0, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
+        ),
+    ),
     "pixelate": ((0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25)),
     "jpeg_compression": ((80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
-}
+}  # fmt: skip
 
 
 def _noise(shape: torch.Size, seeds: list[int], device: torch.device, draw: str) -> Tensor:
@@ -67,12 +104,6 @@ def _impulse_noise(x: Tensor, amount: float, seeds: list[int]) -> Tensor:
     return torch.where(draw < amount / 2, torch.zeros_like(x), torch.where(draw < amount, torch.ones_like(x), x))
 
 
-def _gaussian_kernel(sigma: float, radius: int, x: Tensor) -> Tensor:
-    grid = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-    kernel = torch.exp(-(grid**2) / (2 * sigma**2))
-    return kernel / kernel.sum()
-
-
 def _separable(x: Tensor, kernel: Tensor, mode: str) -> Tensor:
     radius, channels = len(kernel) // 2, x.shape[1]
     weight = kernel.repeat(channels, 1)
@@ -82,7 +113,7 @@ def _separable(x: Tensor, kernel: Tensor, mode: str) -> Tensor:
 
 def _gaussian_blur(x: Tensor, sigma: float, seeds: list[int]) -> Tensor:
     radius = min(int(4 * sigma + 0.5), x.shape[-1] - 1)  # scikit-image's truncation at four sigma
-    return _separable(x, _gaussian_kernel(sigma, max(1, radius), x), "replicate")
+    return _separable(x, gaussian_kernel(sigma, max(1, radius), x), "replicate")
 
 
 def _defocus_blur(x: Tensor, constants: tuple[float, float], seeds: list[int]) -> Tensor:
@@ -91,7 +122,7 @@ def _defocus_blur(x: Tensor, constants: tuple[float, float], seeds: list[int]) -
     grid = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
     disk = ((grid[:, None] ** 2 + grid[None, :] ** 2) <= radius**2).to(x.dtype)
     # the disk is smoothed by a small Gaussian, 3 or 5 pixels wide, before use
-    smoothed = _separable((disk / disk.sum())[None, None], _gaussian_kernel(alias, 1 if radius <= 8 else 2, x), "reflect")
+    smoothed = _separable((disk / disk.sum())[None, None], gaussian_kernel(alias, 1 if radius <= 8 else 2, x), "reflect")
     used = smoothed[0, 0]
     while used.shape[0] > 3 and not used[0].any():  # drop the empty border: small images cannot be padded by it
         used = used[1:-1, 1:-1]
@@ -162,10 +193,16 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "impulse_noise": _impulse_noise,
     "speckle_noise": _speckle_noise,
     "defocus_blur": _defocus_blur,
+    "glass_blur": glass_blur,
+    "motion_blur": motion_blur,
+    "zoom_blur": zoom_blur,
     "gaussian_blur": _gaussian_blur,
+    "snow": snow,
+    "fog": fog,
     "brightness": _brightness,
     "contrast": _contrast,
     "saturate": _saturate,
+    "elastic_transform": elastic_transform,
     "pixelate": _pixelate,
     "jpeg_compression": _jpeg,
 }

@@ -26,13 +26,18 @@ class RobustnessSettings(MeasureSettings):
     batch: int = 256
 
 
-@measure("robustness", f"accuracy of the frozen probe under {len(CORRUPTIONS)} corruptions at 5 severities", RobustnessSettings)
+@measure(
+    "robustness",
+    f"accuracy of the frozen probe under {len(CORRUPTIONS)} corruptions at 5 severities",
+    RobustnessSettings,
+    revision=2,
+)
 def robustness(encoder: Encoder, data: Data, settings: RobustnessSettings) -> list[Score]:
     """Scores ``mean_error``, ``clean_error``, ``error_increase`` and ``error_CORRUPTION``; shares of the images.
 
     ``mean_error`` is the plain mean over corruptions and severities; its standard error is over images (the same
     images meet all corruptions, so errors are averaged for each image first). The corruptions are regenerated here,
-    not read from official files, and are eleven of the usual nineteen.
+    not read from official files, and are seventeen of the usual nineteen.
     """
     data.require_classes(2)
     probe = fit_probe(encoder, data, settings.seed)
