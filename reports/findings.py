@@ -78,7 +78,10 @@ def _bounds_sentence(frame: pd.DataFrame) -> str | None:
     bounds = rows_of(frame, "bounds", "ideal_bound")
     useful = sum(not s["vacuous"] for s in bounds["settings"])
     checkpoints = f"{len(bounds)} checkpoint" + ("s" if len(bounds) != 1 else "")
-    return f"Bounds on {checkpoints}: {counted}{named}; R2 lies below the chance level on {useful} of {len(bounds)}."
+    chains = rows_of(frame, "bounds", "chain")
+    certified = sum(not s["vacuous"] for s in chains["settings"])
+    chain = f", the chain to its certificate on {certified} of {len(chains)}" if len(chains) else ""
+    return f"Bounds on {checkpoints}: {counted}{named}; R2 lies below the chance level on {useful} of {len(bounds)}{chain}."
 
 
 def _adviser_sentence(frame: pd.DataFrame) -> str | None:

@@ -127,16 +127,23 @@ def test_a_violated_rung_is_named(frame: pd.DataFrame) -> None:
     hit = (frame["name"] == "R6") & (frame["checkpoint"] == "ssa-clr-s1")
     frame.loc[hit, "settings"] = [{**s, "verdict": "violated"} for s in frame.loc[hit, "settings"]]
     assert findings(frame)[-1] == (
-        "Bounds on 8 checkpoints: 71 holds, 1 violated (R6 on ssa-clr-s1); R2 lies below the chance level on 8 of 8."
+        "Bounds on 8 checkpoints: 71 holds, 1 violated (R6 on ssa-clr-s1); R2 lies below the chance level on 8 of 8, the chain to "
+        "its certificate on 0 of 8."
     )
 
 
 def test_vacuous_bounds_are_counted(frame: pd.DataFrame) -> None:
     for settings in frame.loc[frame["name"] == "ideal_bound", "settings"].head(3):
         settings["vacuous"] = True
+    for settings in frame.loc[frame["name"] == "chain", "settings"].tail(2):
+        settings["vacuous"] = False
     one = frame[frame["checkpoint"] == frame["checkpoint"].iloc[0]]
-    assert findings(frame)[-1].endswith("R2 lies below the chance level on 5 of 8.")
-    assert findings(one)[-1] == "Bounds on 1 checkpoint: 9 holds; R2 lies below the chance level on 0 of 1."
+    assert findings(frame)[-1].endswith("R2 lies below the chance level on 5 of 8, the chain to its certificate on 2 of 8.")
+    assert findings(one)[-1] == (
+        "Bounds on 1 checkpoint: 9 holds; R2 lies below the chance level on 0 of 1, the chain to its certificate on 0 of 1."
+    )
+    without = frame[frame["name"] != "chain"]
+    assert findings(without)[-1].endswith("R2 lies below the chance level on 5 of 8.")
 
 
 def test_means_of_methods(frame: pd.DataFrame) -> None:
