@@ -127,8 +127,8 @@ def test_a_violated_rung_is_named(frame: pd.DataFrame) -> None:
     hit = (frame["name"] == "R6") & (frame["checkpoint"] == "ssa-clr-s1")
     frame.loc[hit, "settings"] = [{**s, "verdict": "violated"} for s in frame.loc[hit, "settings"]]
     assert findings(frame)[-1] == (
-        "Bounds on 8 checkpoints: 71 holds, 1 violated (R6 on ssa-clr-s1); R2 lies below the chance level on 8 of 8, the chain to "
-        "its certificate on 0 of 8."
+        "Bounds on 8 checkpoints: 71 holds, 1 violated (R6 on ssa-clr-s1); R2 lies below the chance level on 8 of 8, the "
+        "chain to its certificate on 0 of 8."
     )
 
 
