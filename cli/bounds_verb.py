@@ -144,7 +144,8 @@ def told(scores: dict[str, Score]) -> list[str]:
         ordered = sorted(shares.items(), key=lambda item: -item[1])
         parts = ", ".join(f"{name.replace('_', ' ')} {round(100 * share)} %" for name, share in ordered)
         relation = "says nothing" if scores["chain"].settings["vacuous"] else "below chance"
-        lines.append(f"the whole chain: {scores['chain'].value:.4f} nats, {relation}; its slack: {parts}")
+        what = "the whole chain" if scores["chain"].settings["confidence"] is not None else "the chain, without certificate"
+        lines.append(f"{what}: {scores['chain'].value:.4f} nats, {relation}; its slack: {parts}")
     if "certificate" in scores:
         lines += _certificates_told(scores)
     if "pac_bayes" in scores:

@@ -79,8 +79,8 @@ def _bounds_sentence(frame: pd.DataFrame) -> str | None:
     useful = sum(not s["vacuous"] for s in bounds["settings"])
     checkpoints = f"{len(bounds)} checkpoint" + ("s" if len(bounds) != 1 else "")
     chains = rows_of(frame, "bounds", "chain")
-    certified = sum(not s["vacuous"] for s in chains["settings"])
-    chain = f", the chain to its certificate on {certified} of {len(chains)}" if len(chains) else ""
+    ends = [s["vacuous"] for s in chains["settings"] if s.get("confidence") is not None]
+    chain = f", the chain to its certificate on {ends.count(False)} of {len(ends)}" if ends else ""
     return f"Bounds on {checkpoints}: {counted}{named}; R2 lies below the chance level on {useful} of {len(bounds)}{chain}."
 
 

@@ -22,10 +22,10 @@ from ssa_analysis.theory import r5_transport, r9_certificate, r9_pac_bayes
 from ssa_analysis.theory.chain import BOUNDING, CAUSES, ROUTES, Ceiling, Chain, build, tightest, uncertified
 from ssa_analysis.theory.estimates import LABELLED, PRACTICAL, Bootstrapped, estimate, interval_of
 from ssa_analysis.theory.evidence import Evidence, gather, resample
-from ssa_analysis.theory.pac_bayes_run import PacBayes, embedded_blocks, evaluate, find_prior
+from ssa_analysis.theory.pac_bayes_run import PacBayes, elsewhere, embedded_blocks, evaluate, find_prior
 from ssa_analysis.theory.rungs import RungCheck
 from ssa_analysis.theory.transport_check import TransportCheck, check_transport
-from ssa_analysis.theory.weight_noise import BlocksOfPairs
+from ssa_analysis.theory.weight_noise import BlocksOfPairs, batch_dependent, mixes_images
 
 STATEMENTS = dict(
     sorted({**PRACTICAL, **LABELLED, "R5": r5_transport.STATEMENT, "R9": r9_certificate.STATEMENT}.items())
@@ -124,6 +124,8 @@ def bounds(encoder: Encoder, data: Data, settings: BoundsSettings) -> list[Score
         skipped[", ".join(NEED_LABELS)] = "the images have no labels"
     if certificates is None:
         skipped["R9"] = f"the held-out split has fewer images than a block of {settings.block}"
+    if evidence.ideal is not None and mixes_images(encoder, data, settings.views):
+        skipped["the chain's certificate"] = "views mix images, so that R4 does not lead to the loss of a batch"
     shared: dict[str, Any] = {
         "tau": evidence.tau, "beta": evidence.beta, "negatives": evidence.negatives,
         "skipped": [f"{rungs}: {why}" for rungs, why in skipped.items()],
@@ -134,7 +136,9 @@ def bounds(encoder: Encoder, data: Data, settings: BoundsSettings) -> list[Score
         transport = check_transport(evidence, evidence.ideal, settings.transport, settings.seed)
     scores = _rungs(found, transport, losses, pac, shared, settings)
     if transport is not None:
-        scores += _values(found, transport, evidence, certificates, pac, shared)
+        # a batch whose views mix images has negatives that depend on the pair, so that R4 does not lead to its loss
+        of_pairs = mixes_images(encoder, data, settings.views)
+        scores += _values(found, transport, evidence, None if of_pairs else certificates, None if of_pairs else pac, shared)
     else:
         for name in ("practical_infonce", "practical_decoupled"):
             scores.append(_value(name, found.values[name], shared))
@@ -154,7 +158,7 @@ def _certificates(
     first, second = embedded_blocks(encoder, blocks)
     losses = r9_certificate.block_losses(first, second, settings.block, evidence.tau, evidence.beta)
     found = r9_certificate.certify(losses, settings.block, evidence.tau, evidence.beta, settings.delta)
-    if resolve_recipe(encoder, data, settings.views).fourier is not None:  # an image has a part in other images' views
+    if mixes_images(encoder, data, settings.views) or batch_dependent(encoder):
         found = r9_certificate.without_differences(found)
     return found, losses
 
@@ -166,10 +170,13 @@ def _pac_bayes(
     name = "R9 PAC-Bayes"
     if not settings.scales:
         return None, {name: "left out (bounds.scales=0)"}
+    recipe = resolve_recipe(encoder, data, settings.views)
+    if recipe.fourier is not None and recipe.fourier.partner == "nearest":
+        return None, {name: "the trained features choose the views' partners, which no divergence accounts for"}
     prior = find_prior(encoder, data, settings.prior, settings.blocks)
     if prior is None:
         return None, {name: "the file keeps no initialisation; name a prior checkpoint"}
-    if min(len(data.splits[split]) for split in ("held-out", prior.split)) < settings.noise_block:
+    if min(len(data.splits[split]) for split in (prior.split, elsewhere(prior.split))) < settings.noise_block:
         return None, {name: f"a split has fewer images than a block of {settings.noise_block}"}
     pac = evaluate(
         encoder, data, prior, views=settings.views, tau=evidence.tau, beta=evidence.beta, size=settings.noise_block,
@@ -217,10 +224,8 @@ def _halves(losses: np.ndarray, size: int, tau: float, beta: float, delta: float
 
 
 def _held_out_check(pac: PacBayes) -> RungCheck:
-    """The lowest PAC-Bayes bound against ``L_s`` on held-out blocks."""
-    best = pac.best
-    stderr = math.hypot(pac.held_out_stderr, best.held_out_stderr)
-    return _normal_check("R9_pac_bayes", r9_pac_bayes.STATEMENT, pac.held_out_loss + best.held_out_rise, best.bound, stderr)
+    """The lowest PAC-Bayes bound against ``L_s`` on blocks of another split."""
+    return _normal_check("R9_pac_bayes", r9_pac_bayes.STATEMENT, pac.noisy_loss, pac.best.bound, pac.noisy_stderr)
 
 
 def _normal_check(rung: str, statement: str, left: float, right: float, stderr: float) -> RungCheck:
@@ -259,7 +264,7 @@ def _values(
     scores.append(_value("tightest_route", ways[best], shared, vacuous=bool(ways[best][0] > chance), route=best))
 
     batch = certificate is not None
-    ceiling = None if certificate is None else Ceiling(certificate.mean, 0.0, 0.0, certificate.betting - certificate.mean)
+    ceiling = None if certificate is None else Ceiling(certificate.mean, 0.0, 0.0, 0.0, certificate.betting - certificate.mean)
     chain = tightest(draws[0], costs, beta, ceiling, batch)
     chains = [chain] + [
         build(chain.route, d, costs, beta, _moved(ceiling, d["practical_infonce"] - draws[0]["practical_infonce"]), batch)
@@ -269,17 +274,19 @@ def _values(
     about: dict[str, Any] = {"route": chain.route, "vacuous": chain.end > chance, "confidence": confidence}
     scores.append(_value("chain", np.array([c.end for c in chains]), shared, _chain_arrays(chain), **about))
     for cause in CAUSES:
-        if any(name == cause for name, _ in chain.steps) and cause not in ("sharpness", "Monte Carlo"):
+        if any(name == cause for name, _ in chain.steps) and cause not in ("BatchNorm", "sharpness", "Monte Carlo"):
             shares = np.array([c.share(cause) for c in chains])
             about = {"route": chain.route, "slack": chain.slack(cause), "total_slack": chain.total}
             scores.append(_value(f"share_{cause.replace(' ', '_').lower()}", shares, shared, **about))
     if pac is not None:
-        noise, base = pac.best, pac.held_out_loss
-        # what the bound exceeds the held-out loss by, less its two other parts, is put down to complexity
-        rest = noise.bound - base - noise.sharpness - noise.monte_carlo
+        noise, base = pac.best, pac.loss_as_it_is
+        norm = pac.loss_by_blocks - base
+        # what the bound exceeds the loss elsewhere by, less its other parts, is put down to complexity
+        rest = noise.bound - pac.loss_by_blocks - noise.sharpness - noise.monte_carlo
         noisy = {**draws[0], "batch_slack": draws[0]["noise_slack"]}
-        whole = tightest(noisy, costs, beta, Ceiling(base, noise.sharpness, noise.monte_carlo, rest), True)
-        more = {"route": whole.route, "vacuous": whole.end > chance}
+        whole = tightest(noisy, costs, beta, Ceiling(base, norm, noise.sharpness, noise.monte_carlo, rest), True)
+        covers = {"covers_theta": noise.covers_theta, "batch_norm": norm}
+        more = {"route": whole.route, "vacuous": whole.end > chance, **covers, "bound": norm >= 0 and noise.covers_theta == "yes"}
         scores.append(_value("chain_pac_bayes", np.array([whole.end]), shared, _chain_arrays(whole), **more))
     return scores
 
@@ -288,7 +295,7 @@ def _moved(ceiling: Ceiling | None, by: float) -> Ceiling | None:
     """The ceiling of other images: the loss of blocks moves as that of pairs does."""
     if ceiling is None:
         return None
-    return Ceiling(ceiling.loss + by, ceiling.sharpness, ceiling.monte_carlo, ceiling.complexity)
+    return Ceiling(ceiling.loss + by, ceiling.batch_norm, ceiling.sharpness, ceiling.monte_carlo, ceiling.complexity)
 
 
 def _chain_arrays(chain: Chain) -> dict[str, list[Any]]:
@@ -345,7 +352,6 @@ def _pac_bayes_score(pac: PacBayes, shared: Mapping[str, Any]) -> Score:
     best, blocks = pac.best, pac.blocks
     constant = float(np.log1p(shared["beta"]))
     rise, stderr = best.held_out_rise, best.held_out_stderr
-    covered = "yes" if rise - 1.96 * stderr > 0 else "no" if rise + 1.96 * stderr < 0 else "undecided"
     about = {
         **shared, "error": "holds with probability 1 - delta - delta_draws", "statement": r9_pac_bayes.STATEMENT,
         "n": blocks.count, "m": blocks.size, "delta": blocks.delta, "delta_draws": blocks.delta_draws, "a": blocks.low,
@@ -353,7 +359,7 @@ def _pac_bayes_score(pac: PacBayes, shared: Mapping[str, Any]) -> Score:
         "sharpness": best.sharpness, "sharpness_stderr": best.sharpness_stderr, "monte_carlo": best.monte_carlo,
         "complexity": best.complexity, "constant": constant, "vacuous": best.bound >= min(constant, blocks.high),
         "prior": pac.prior.origin, "split": pac.prior.split, "distance": pac.distance, "weights": pac.weights,
-        "held_out_rise": rise, "held_out_rise_stderr": stderr, "covers_theta": covered,
+        "held_out_rise": rise, "held_out_rise_stderr": stderr, "covers_theta": best.covers_theta,
         "sam_noisy": pac.sam.noisy, "sam_bound": pac.sam.worst, "sam_radius": pac.sam.radius,
     }  # fmt: skip
     arrays = {name: [_finite(getattr(bound, name)) for bound in pac.bounds] for name in GRID}

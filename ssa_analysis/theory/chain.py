@@ -26,6 +26,7 @@ CAUSES = (
     "shift",
     "Jensen",
     "finite K",
+    "BatchNorm",
     "sharpness",
     "Monte Carlo",
     "complexity",
@@ -34,9 +35,14 @@ CAUSES = (
 
 @dataclass(frozen=True)
 class Ceiling:
-    """A bound of the finite loss ``L_K`` and its parts, in nats: ``total = loss + sharpness + monte_carlo + complexity``."""
+    """A bound of the finite loss ``L_K`` and its parts, in nats: ``loss + batch_norm + sharpness + monte_carlo + complexity``.
+
+    ``batch_norm`` is what statistics of the block in place of running ones add to the loss. It can be negative: where it is,
+    the bound of the one network is none of the other.
+    """
 
     loss: float
+    batch_norm: float
     sharpness: float
     monte_carlo: float
     complexity: float
@@ -103,7 +109,7 @@ def build(
     loss = ceiling.loss if ceiling is not None else found["finite_loss"]
     ladder = [found["practical_infonce"], loss + slack]
     if ceiling is not None:
-        for part in (ceiling.sharpness, ceiling.monte_carlo, ceiling.complexity):
+        for part in (ceiling.batch_norm, ceiling.sharpness, ceiling.monte_carlo, ceiling.complexity):
             ladder.append(ladder[-1] + part)
     if route == "R6":
         shift, gap = found["own_margin_w1"], 0.0
@@ -113,7 +119,7 @@ def build(
     def bound(infonce: float) -> float:
         return found["chance"] + gap + decoupled_bound(infonce + shift, beta)
 
-    names = ["finite K", "sharpness", "Monte Carlo", "complexity"]
+    names = ["finite K", "BatchNorm", "sharpness", "Monte Carlo", "complexity"]
     points = [("mean classifier", found["mean_classifier_loss"]), ("class collapse", found["ideal_bound"])]
     if route == "R6":
         points += [("Jensen", found["chance"] + found["ideal_jensen"]), ("shift", bound(ladder[0]))]

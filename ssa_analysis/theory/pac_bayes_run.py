@@ -15,11 +15,11 @@ from ssa_analysis.checkpoints.reading import one_checkpoint
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.pairs import PairBatch
 from ssa_analysis.errors import SettingsError
-from ssa_analysis.measures.base import resolve_recipe, run_context
+from ssa_analysis.measures.base import run_context
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.seeding import generator
 from ssa_analysis.theory.r9_pac_bayes import Blocks, ScaleBound, bound_at
-from ssa_analysis.theory.weight_noise import BlocksOfPairs, NoisyLoss, batch_statistics
+from ssa_analysis.theory.weight_noise import BlocksOfPairs, NoisyLoss, batch_statistics, mixes_images
 
 SAM_BLOCKS, SAM_STEPS, SAM_REPEATS, SAM_TAIL = 8, 5, 4, 0.01
 
@@ -85,8 +85,10 @@ class PacBayes:
     prior: Prior
     distance: float  # |theta - theta0|
     weights: int
-    held_out_loss: float  # of the deterministic weights, mean over held-out blocks
-    held_out_stderr: float
+    loss_as_it_is: float  # of the weights themselves on blocks not used by the bound, with running statistics
+    loss_by_blocks: float  # the same with the statistics of each block
+    noisy_loss: float  # the same at the best scale
+    noisy_stderr: float
     sam: SamForm
 
     @property
@@ -109,13 +111,15 @@ def evaluate(
         MeasureError: a prior of another architecture, a loss that is not finite.
     """
     blocks = BlocksOfPairs(encoder, data, prior.split, views, size, seed)
-    unseen = BlocksOfPairs(encoder, data, "held-out", views, size, seed)
+    # whether the noise costs anything is asked of images that neither training nor the bound has seen
+    unseen = BlocksOfPairs(encoder, data, elsewhere(prior.split), views, size, seed)
     noisy = NoisyLoss(encoder, tau, beta)
     squared = noisy.squared_distance(prior.weights)
-    mixing = resolve_recipe(encoder, data, views).fourier is not None
+    mixing = mixes_images(encoder, data, views)
     chosen = torch.randint(len(blocks), (draws,), generator=generator(seed, "drawn blocks")).tolist()
     drawn = [blocks[number] for number in chosen]
     apart = [unseen[number] for number in range(min(len(unseen), max(2, draws // 3)))]
+    as_it_is = noisy.clean(apart)
     with batch_statistics(encoder) as normalised:
         about = Blocks(len(blocks), size, tau, beta, delta, delta_draws, len(scales), not (normalised or mixing))
         clean, there = noisy.clean(drawn), noisy.clean(apart)
@@ -125,8 +129,17 @@ def evaluate(
         ]
         best = min(found, key=lambda bound: (bound.bound, bound.complexity))
         sam = _sam_form(noisy, drawn[:SAM_BLOCKS], best.scale, seed, about.high)
-    stderr = float(there.std(ddof=1) / math.sqrt(len(there))) if len(there) > 1 else math.nan
-    return PacBayes(tuple(found), about, prior, math.sqrt(squared), noisy.size, float(there.mean()), stderr, sam)
+        noisy_there = there + noisy.rises(apart, there, best.scale, seed + 1)
+    stderr = float(noisy_there.std(ddof=1) / math.sqrt(len(apart))) if len(apart) > 1 else math.nan
+    return PacBayes(
+        tuple(found), about, prior, math.sqrt(squared), noisy.size, float(as_it_is.mean()), float(there.mean()),
+        float(noisy_there.mean()), stderr, sam,
+    )  # fmt: skip
+
+
+def elsewhere(split: str) -> str:
+    """The split that a bound from blocks of ``split`` is checked on."""
+    return "probe" if split == "held-out" else "held-out"
 
 
 def _sam_form(noisy: NoisyLoss, blocks: list[PairBatch], scale: float, seed: int, largest: float) -> SamForm:

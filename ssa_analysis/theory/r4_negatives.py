@@ -2,7 +2,7 @@
 
 With sd the standard deviation of ``exp(z.z-/tau)`` over single negatives, m its mean, ``p = exp(z.z+/tau)``:
 
-    beta sd / (sqrt(K) (p + beta exp(-1/tau)))                                              of order 1/sqrt(K)
+    beta sd / (2 sqrt(K) (p + beta exp(-1/tau)))                                            of order 1/sqrt(K)
     beta^2 sd^2 / (K (p + beta m) (p + beta exp(-1/tau)))                                   of order 1/K
 
 ``l_K`` is ``log y``, ``y = 1 + beta a``, of the mean a of K negatives' ``exp((z.z- - z.z+)/tau)``. Jensen's inequality gives
@@ -10,16 +10,18 @@ With sd the standard deviation of ``exp(z.z-/tau)`` over single negatives, m its
 For the other direction let Y be the expectation of y, so that ``l_inf = log Y``; y is at least
 ``y_0 = 1 + beta exp((-1 - z.z+)/tau)``.
 
-* First: ``log Y - log y`` is at most ``(Y - y)_+ / y``, and the mean of ``(Y - y)_+`` at most the standard deviation of y,
-  ``beta sd exp(-z.z+/tau) / sqrt(K)``.
+* First: ``log Y - log y`` is at most ``(Y - y)_+ / y``, and the mean of ``(Y - y)_+``, half the mean
+  distance from Y, at most half the standard deviation of y, ``beta sd exp(-z.z+/tau) / sqrt(K)``.
 * Second: ``log(Y/y) <= Y/y - 1 = (Y - y)/Y + (Y - y)^2 / (y Y)``, where the first term has expectation 0 and the second is at
   most the variance of y over ``y_0 Y``.
 
-Multiply through by ``exp(z.z+/tau)``. The second is the smaller one as soon as K exceeds the squared coefficient of variation.
+Multiply through by ``exp(z.z+/tau)``. The second is the smaller one as soon as K exceeds four times the squared coefficient of
+variation.
 
-Negatives need not be independent for this. Of the ``2m - 2`` that NT-Xent takes from a batch of m pairs, two come from each
-image; the mean of the two has no larger a standard deviation than one, so that the statement holds with ``m - 1`` for K on
-the right. ``L_K <= L_inf`` holds for any negatives of the right marginal law.
+Negatives need not be independent of each other for this, only of the pair. Of the ``2m - 2`` that NT-Xent takes from a batch
+of m pairs, two come from each image; the mean of the two has no larger a standard deviation than one, so that the statement
+holds with ``m - 1`` for K on the right. Where views mix images (the Fourier augmentation with partners from the batch)
+negatives are not independent of the pair, and neither direction is claimed for batches.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def slacks_of(negatives: Negatives, alignment: Tensor, tau: float, beta: float, 
     positive = (alignment / tau).exp()
     spread = beta * negatives.spread / math.sqrt(count)
     least = positive + beta * math.exp(-1 / tau)
-    return torch.minimum(spread / least, spread.square() / (least * (positive + beta * negatives.mean)))
+    return torch.minimum(spread / (2 * least), spread.square() / (least * (positive + beta * negatives.mean)))
 
 
 def drawn_losses(

@@ -111,6 +111,12 @@ class ScaleBound:
     held_out_stderr: float
 
     @property
+    def covers_theta(self) -> str:
+        """Whether ``L(theta) <= L_s(theta)``, so that the weights themselves are bounded: ``yes``, ``no`` or ``undecided``."""
+        reach = 1.96 * self.held_out_stderr
+        return "yes" if self.held_out_rise > reach else "no" if self.held_out_rise < -reach else "undecided"
+
+    @property
     def bound(self) -> float:
         """The smaller of the two."""
         return min(self.by_kl, self.by_differences)

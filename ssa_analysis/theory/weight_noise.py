@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.pairs import PairBatch, batch_of, draw_images
 from ssa_analysis.errors import MeasureError
-from ssa_analysis.measures.base import make_views, split_features
+from ssa_analysis.measures.base import make_views, resolve_recipe, split_features
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.contrastive import nt_xent
 from ssa_analysis.numerics.hessian import flatten, perturbed
@@ -30,7 +30,7 @@ def batch_statistics(network: nn.Module) -> Iterator[bool]:
     Yields:
         Whether there is any BatchNorm.
     """
-    modules = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    modules = [m for m in network.modules() if isinstance(m, _BatchNorm)]
     saved = [(m.training, m.track_running_stats) for m in modules]
     for m in modules:
         m.training, m.track_running_stats = True, False
@@ -39,6 +39,16 @@ def batch_statistics(network: nn.Module) -> Iterator[bool]:
     finally:
         for m, (training, tracked) in zip(modules, saved, strict=True):
             m.training, m.track_running_stats = training, tracked
+
+
+def mixes_images(encoder: Encoder, data: Data, views: str) -> bool:
+    """Whether the views of an image depend on other images of its block: then blocks are units, and images are not."""
+    return resolve_recipe(encoder, data, views).fourier is not None
+
+
+def batch_dependent(network: nn.Module) -> bool:
+    """Whether an embedding depends on the other images of its batch in evaluation, too: BatchNorm without running statistics."""
+    return any(isinstance(m, _BatchNorm) and m.running_mean is None for m in network.modules())
 
 
 class BlocksOfPairs:

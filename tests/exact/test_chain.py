@@ -23,14 +23,14 @@ def found() -> dict[str, float]:
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("certified", [True, False])
 def test_steps_lead_from_the_probe_to_the_bound(found: dict[str, float], route: str, certified: bool) -> None:
-    ceiling = Ceiling(found["practical_infonce"] - 0.05, 0.1, 0.02, 0.3) if certified else None
+    ceiling = Ceiling(found["practical_infonce"] - 0.05, 0.03, 0.1, 0.02, 0.3) if certified else None
     chain = build(route, found, (1.0, 0.2), BETA, ceiling, certified)
     assert chain.start == found["probe_loss"]
     assert chain.end == pytest.approx(chain.start + sum(value for _, value in chain.steps))
     causes = [name for name, _ in chain.steps]
     assert set(causes[:2]) == {"mean classifier", "class collapse"}
     assert set(causes[2:4]) == {"shift", "Jensen"}
-    assert causes[4:] == ["finite K", *(["sharpness", "Monte Carlo", "complexity"] if certified else [])]
+    assert causes[4:] == ["finite K", *(["BatchNorm", "sharpness", "Monte Carlo", "complexity"] if certified else [])]
     assert sum(chain.share(name) for name in causes) == pytest.approx(1)
     assert chain.slack("mean classifier") == pytest.approx(found["mean_classifier_loss"] - found["probe_loss"])
     assert chain.slack("class collapse") == pytest.approx(found["R2.right"] - found["R2.left"])
@@ -54,8 +54,8 @@ def test_the_tightest_is_the_lowest_of_those_that_bound_the_shift(found: dict[st
 
 
 def test_a_higher_ceiling_is_put_down_to_its_own_cause(found: dict[str, float]) -> None:
-    base = Ceiling(found["practical_infonce"], 0.0, 0.0, 0.1)
-    sharp = Ceiling(found["practical_infonce"], 0.4, 0.0, 0.1)
+    base = Ceiling(found["practical_infonce"], 0.0, 0.0, 0.0, 0.1)
+    sharp = Ceiling(found["practical_infonce"], 0.0, 0.4, 0.0, 0.1)
     plain, more = (build("R6", found, (1.0, 0.2), BETA, c, True) for c in (base, sharp))
     assert plain.slack("sharpness") == 0
     assert more.slack("sharpness") > 0.3

@@ -129,7 +129,7 @@ def scores_of(number: int) -> list[Score]:
         ),
         *(
             Score("bounds", name, value, "nats", 0.01, value - 0.02, value + 0.02, settings={
-                **shared, "vacuous": value > 2.3, "route": "R6",
+                **shared, "vacuous": value > 2.3, "route": "R6", "confidence": 0.95,
             }, arrays=CHAIN if "chain" in name else {})
             for name, value in (
                 ("mean_classifier_loss", 1.0 - 0.01 * i), ("tightest_route", 1.3 - 0.01 * i), ("chain", 2.4 - 0.01 * i),
