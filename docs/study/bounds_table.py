@@ -32,15 +32,19 @@ def main(paths: list[str]) -> None:
             name = f"{data}: {checkpoint}"
             rungs.append({"checkpoint": name, **{r.replace("_pac_bayes", " PB"): cell(own[r]) for r in RUNGS if r in own}})
             verdicts += [own[r]["settings"]["verdict"] for r in RUNGS if r in own]
-            shares = ", ".join(f"{own[f'share_{c}']['value']:.0%}" for c in CAUSES)
+            shares = ", ".join(f"{own[key]['value']:.0%}" if (key := f"share_{c}") in own else "-" for c in CAUSES)
+            certified = own["chain"]["settings"]["confidence"] is not None
+            noisy = own.get("chain_pac_bayes")
             ends.append(
                 {
                     "checkpoint": name, "probe": f"{own['probe_loss']['value']:.3f}",
                     "mean classifier": f"{own['mean_classifier_loss']['value']:.3f}", "R2": f"{own['ideal_bound']['value']:.3f}",
                     "route": f"{own['tightest_route']['value']:.3f} ({own['tightest_route']['settings']['route']})",
-                    "chain": f"{own['chain']['value']:.3f}", "chance": f"{own['chain']['settings']['chance']:.3f}",
-                    "chain, PAC-Bayes": f"{own['chain_pac_bayes']['value']:.2f}", "shares": shares,
+                    "chain": f"{own['chain']['value']:.3f}" + ("" if certified else " (no certificate)"),
+                    "chance": f"{own['chain']['settings']['chance']:.3f}",
+                    "chain, PAC-Bayes": "-" if noisy is None else f"{noisy['value']:.2f}", "shares": shares,
                     "certificate": f"{own['certificate']['value']:.3f}", "kl": f"{own['certificate_kl']['value']:.3f}",
+                    "PAC-Bayes": f"{own['pac_bayes']['value']:.3f}",
                     "constant": f"{own['certificate']['settings']['constant']:.3f}",
                 }
             )  # fmt: skip

@@ -14,12 +14,13 @@ from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.checkpoints.reading import file_hash
 from ssa_analysis.checkpoints.writing import save_checkpoint
 from ssa_analysis.data.datasets import Data
+from ssa_analysis.data.fourier import FourierSettings
 from ssa_analysis.errors import MeasureError, SettingsError
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.score import Score, find_score
 from ssa_analysis.theory.bounds import BoundsSettings, bounds
-from ssa_analysis.theory.pac_bayes_run import find_prior
-from ssa_analysis.theory.weight_noise import BlocksOfPairs, NoisyLoss, batch_statistics
+from ssa_analysis.theory.pac_bayes_run import elsewhere, find_prior
+from ssa_analysis.theory.weight_noise import BlocksOfPairs, NoisyLoss, batch_dependent, batch_statistics
 
 SETTINGS = {"bootstrap": 2, "scales": 4, "draws": 12, "noise_block": 8}
 
@@ -167,3 +168,56 @@ def test_a_loss_beyond_numbers_is_one_line(encoder: Encoder, digits: Data, monke
 def test_wrong_settings_are_refused(settings: dict[str, object], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         BoundsSettings(**settings)  # type: ignore[arg-type]
+
+
+def mixing(encoder: Encoder, **fourier: object) -> Encoder:
+    assert encoder.recipe is not None
+    encoder.recipe = dataclasses.replace(encoder.recipe, fourier=FourierSettings(**fourier))  # type: ignore[arg-type]
+    return encoder
+
+
+def test_views_that_mix_images_have_no_certified_chain_and_no_bounded_differences(encoder: Encoder, digits: Data) -> None:
+    """Negatives of a batch then depend on the pair, and one image has a part in the views of others."""
+    scores = bounds(mixing(encoder), digits, BoundsSettings(**SETTINGS))  # type: ignore[arg-type]
+    names = {s.name for s in scores}
+    assert {"certificate", "certificate_kl", "pac_bayes", "R9", "chain"} <= names
+    assert not {"certificate_bounded_differences", "chain_pac_bayes", "share_complexity"} & names
+    chain = find_score(scores, "chain")
+    assert chain.settings["confidence"] is None
+    assert chain.arrays["step"][-1] == "finite K"
+    assert chain.settings["skipped"] == [
+        "the chain's certificate: views mix images, so that R4 does not lead to the loss of a batch"
+    ]
+    assert find_score(scores, "pac_bayes").arrays["by_differences"] == [None] * 4
+
+
+def test_partners_chosen_by_the_trained_features_have_no_pac_bayes_bound(encoder: Encoder, digits: Data) -> None:
+    scores = bounds(mixing(encoder, partner="nearest"), digits, BoundsSettings(**SETTINGS))  # type: ignore[arg-type]
+    assert "pac_bayes" not in {s.name for s in scores}
+    assert any(text.startswith("R9 PAC-Bayes: the trained features choose") for text in scores[0].settings["skipped"])
+
+
+def test_the_bound_is_checked_on_a_split_it_is_not_from() -> None:
+    assert [elsewhere(split) for split in ("train", "probe", "held-out")] == ["held-out", "held-out", "probe"]
+
+
+def test_the_chain_says_what_batch_statistics_cost_and_whether_it_is_a_bound(encoder: Encoder, digits: Data) -> None:
+    chain = find_score(bounds(encoder, digits, BoundsSettings(**SETTINGS)), "chain_pac_bayes")  # type: ignore[arg-type]
+    assert chain.arrays["step"][-4:] == ["BatchNorm", "sharpness", "Monte Carlo", "complexity"]
+    about = chain.settings
+    assert about["bound"] == (about["batch_norm"] >= 0 and about["covers_theta"] == "yes")
+    step = dict(zip(chain.arrays["step"], chain.arrays["value"], strict=True))["BatchNorm"]
+    assert (step >= 0) == (about["batch_norm"] >= 0)
+    assert sum(chain.arrays["value"]) == pytest.approx(chain.value)
+
+
+def test_batchnorm_without_running_statistics_makes_images_depend_on_their_batch(encoder: Encoder, digits: Data) -> None:
+    assert not batch_dependent(encoder)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.track_running_stats, module.running_mean, module.running_var = False, None, None
+    assert batch_dependent(encoder)
+    with batch_statistics(encoder) as normalised:
+        assert normalised
+    scores = bounds(encoder, digits, BoundsSettings(**{**SETTINGS, "scales": 0}))  # type: ignore[arg-type]
+    assert "certificate_bounded_differences" not in {s.name for s in scores}
