@@ -177,6 +177,6 @@ def _pac_bayes_told(found: Score) -> list[str]:
         f"{about['complexity']:.4f}",
         f"  prior {about['prior']}, KL {about['kl']:.4g}, n {about['n']} {about['split']} blocks of m {about['m']}, "
         f"b {about['b']:.4f}, {about['grid']} scales",
-        f"  L(theta) <= L_s on held-out blocks: {about['covers_theta']} ({rise}); SAM form {about['sam_noisy']:.4f} <= "
+        f"  L(theta) <= L_s on blocks of another split: {about['covers_theta']} ({rise}); SAM form {about['sam_noisy']:.4f} <= "
         f"{about['sam_bound']:.4f} at radius {about['sam_radius']:.3g}",
     ]

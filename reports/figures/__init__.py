@@ -187,7 +187,7 @@ FIGURES = (
         "bound_chain",
         "The chain of rungs to a certificate",
         "What each rung loses on the tightest route from the trained probe's loss to a bound that the held-out certificate gives "
-        "with its stated probability. Dashed: the chance level H(π).",
+        "with its stated probability. Where views mix images it ends before the certificate. Dashed: the chance level H(π).",
         bound_chain,
     ),
     FigureEntry(

@@ -104,6 +104,8 @@ def bound_against_truth(frame: pd.DataFrame) -> Figure | None:
     """Three bounds of the mean classifier's loss over that loss, one point a checkpoint; a theorem lies above the diagonal."""
     truth = rows_of(frame, "bounds", TRUTH).set_index("sha256")
     panels = {name: rows_of(frame, "bounds", name) for name in BOUNDS}
+    certified = [s.get("confidence") is not None for s in panels["chain"]["settings"]]
+    panels["chain"] = panels["chain"][np.array(certified, bool)]  # others end before it
     panels = {name: rows[rows["sha256"].isin(truth.index)] for name, rows in panels.items()}
     panels = {name: rows for name, rows in panels.items() if not rows.empty}
     if not panels:

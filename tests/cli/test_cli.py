@@ -354,7 +354,7 @@ class TestBounds:
             rf"PAC-Bayes: L_s <= {number} nats with probability 0\.94 at s ",
             rf"loss {number} \+ sharpness {number} \+ Monte Carlo {number} \+ complexity {number}",
             rf"prior initialisation, KL \d.*, n 3 train blocks of m 32, b {number}, 8 scales",
-            r"L\(theta\) <= L_s on held-out blocks: (yes|no|undecided) ",
+            r"L\(theta\) <= L_s on blocks of another split: (yes|no|undecided) ",
         ):
             assert re.search(line, told), line
         with Store(store, must_exist=True) as opened:
