@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ssa_analysis.data.corruptions import CORRUPTIONS
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures.downstream import DownstreamSettings, downstream
 from ssa_analysis.measures.representation import effective_rank, uniformity
@@ -64,7 +65,7 @@ def test_errors_of_the_robustness_table_are_those_of_its_scores(encoder: Encoder
     scores = robustness(encoder, digits, RobustnessSettings(images=60))
     table = find_score(scores, "mean_error").arrays
     errors = np.array(table["error"])
-    assert errors.shape == (11, 5)
+    assert errors.shape == (len(CORRUPTIONS), 5)
     assert find_score(scores, "mean_error").value == pytest.approx(errors.mean())
     for row, name in zip(errors, table["corruption"], strict=True):
         assert find_score(scores, f"error_{name}").value == pytest.approx(row.mean())
