@@ -16,9 +16,8 @@ import torch
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.data.datasets import load_data
-from ssa_analysis.theory.pac_bayes_run import embedded_blocks
+from ssa_analysis.theory.blocks import BlocksOfPairs, embedded_blocks
 from ssa_analysis.theory.r9_certificate import block_losses, certify, kl_inverse
-from ssa_analysis.theory.weight_noise import BlocksOfPairs
 
 
 def simplified(first: torch.Tensor, second: torch.Tensor, size: int, tau: float, extra: float = 0.0) -> np.ndarray:

@@ -19,13 +19,13 @@ from ssa_analysis.numerics.transport import split_floor
 from ssa_analysis.registry import unknown_name
 from ssa_analysis.score import Score
 from ssa_analysis.theory import r5_transport, r9_certificate, r9_pac_bayes
+from ssa_analysis.theory.blocks import BlocksOfPairs, batch_dependent, embedded_blocks, mixes_images
 from ssa_analysis.theory.chain import BOUNDING, CAUSES, ROUTES, Ceiling, Chain, build, tightest, uncertified
 from ssa_analysis.theory.estimates import LABELLED, PRACTICAL, Bootstrapped, estimate, interval_of
 from ssa_analysis.theory.evidence import Evidence, gather, resample
-from ssa_analysis.theory.pac_bayes_run import PacBayes, elsewhere, embedded_blocks, evaluate, find_prior
+from ssa_analysis.theory.pac_bayes_run import PacBayes, elsewhere, evaluate, find_prior
 from ssa_analysis.theory.rungs import RungCheck
 from ssa_analysis.theory.transport_check import TransportCheck, check_transport
-from ssa_analysis.theory.weight_noise import BlocksOfPairs, batch_dependent, mixes_images
 
 STATEMENTS = dict(
     sorted({**PRACTICAL, **LABELLED, "R5": r5_transport.STATEMENT, "R9": r9_certificate.STATEMENT}.items())

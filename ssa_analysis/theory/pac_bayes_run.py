@@ -18,8 +18,9 @@ from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.base import run_context
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.seeding import generator
+from ssa_analysis.theory.blocks import BlocksOfPairs, mixes_images
 from ssa_analysis.theory.r9_pac_bayes import Blocks, ScaleBound, bound_at
-from ssa_analysis.theory.weight_noise import BlocksOfPairs, NoisyLoss, batch_statistics, mixes_images
+from ssa_analysis.theory.weight_noise import NoisyLoss, batch_statistics
 
 SAM_BLOCKS, SAM_STEPS, SAM_REPEATS, SAM_TAIL = 8, 5, 4, 0.01
 
@@ -149,14 +150,3 @@ def _sam_form(noisy: NoisyLoss, blocks: list[PairBatch], scale: float, seed: int
     rises = [noisy.rises(blocks, clean, scale, seed + 2 + repeat).mean() for repeat in range(SAM_REPEATS)]
     worst = noisy.worst_case(blocks, radius, SAM_STEPS)
     return SamForm(float(clean.mean() + np.mean(rises)), (1 - SAM_TAIL) * worst + SAM_TAIL * largest, radius, SAM_TAIL)
-
-
-def embedded_blocks(encoder: Encoder, blocks: BlocksOfPairs) -> tuple[Tensor, Tensor]:
-    """Embeddings ``(n m, d)`` of both views of all blocks, with BatchNorm's running statistics, on the CPU in float64."""
-    firsts, seconds = [], []
-    with torch.no_grad():
-        for number in range(len(blocks)):
-            block = blocks[number]
-            firsts.append(encoder.embed(block.first.to(encoder.device)).double().cpu())
-            seconds.append(encoder.embed(block.second.to(encoder.device)).double().cpu())
-    return torch.cat(firsts), torch.cat(seconds)

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssa_analysis.data.datasets import Data
-from ssa_analysis.data.pairs import PairBatch, batch_of, draw_images
+from ssa_analysis.data.pairs import PairBatch
 from ssa_analysis.errors import MeasureError
-from ssa_analysis.measures.base import make_views, resolve_recipe, split_features
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.contrastive import nt_xent
 from ssa_analysis.numerics.hessian import flatten, perturbed
@@ -39,37 +37,6 @@ def batch_statistics(network: nn.Module) -> Iterator[bool]:
     finally:
         for m, (training, tracked) in zip(modules, saved, strict=True):
             m.training, m.track_running_stats = training, tracked
-
-
-def mixes_images(encoder: Encoder, data: Data, views: str) -> bool:
-    """Whether the views of an image depend on other images of its block: then blocks are units, and images are not."""
-    return resolve_recipe(encoder, data, views).fourier is not None
-
-
-def batch_dependent(network: nn.Module) -> bool:
-    """Whether an embedding depends on the other images of its batch in evaluation, too: BatchNorm without running statistics."""
-    return any(isinstance(m, _BatchNorm) and m.running_mean is None for m in network.modules())
-
-
-class BlocksOfPairs:
-    """Disjoint blocks of images of a split, as many as there are, with two views of each image made when they are needed.
-
-    The views of a block depend on its own images and number alone, so that blocks are independent also where views mix
-    images. Empty where the split has fewer images than a block.
-    """
-
-    def __init__(self, encoder: Encoder, data: Data, split: str, views: str, size: int, seed: int) -> None:
-        self.data, self.split, self.seed = data, split, derive_seed(seed, "blocks", split)
-        self.views = make_views(encoder, data, views)
-        enough = len(data.splits[split]) >= size
-        self.features = split_features(encoder, data, split) if enough and self.views.needs_features else None
-        self.images = draw_images(data, split, len(data.splits[split]), size, self.seed) if enough else []
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, number: int) -> PairBatch:
-        return batch_of(self.data, self.split, self.views, self.images[number], self.seed, number, self.features)
 
 
 @dataclass

@@ -18,9 +18,10 @@ from ssa_analysis.data.fourier import FourierSettings
 from ssa_analysis.errors import MeasureError, SettingsError
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.score import Score, find_score
+from ssa_analysis.theory.blocks import BlocksOfPairs, batch_dependent
 from ssa_analysis.theory.bounds import BoundsSettings, bounds
 from ssa_analysis.theory.pac_bayes_run import elsewhere, find_prior
-from ssa_analysis.theory.weight_noise import BlocksOfPairs, NoisyLoss, batch_dependent, batch_statistics
+from ssa_analysis.theory.weight_noise import NoisyLoss, batch_statistics
 
 SETTINGS = {"bootstrap": 2, "scales": 4, "draws": 12, "noise_block": 8}
 
