@@ -23,7 +23,7 @@ from ssa_analysis.theory.blocks import BlocksOfPairs, batch_dependent, embedded_
 from ssa_analysis.theory.chain import BOUNDING, CAUSES, ROUTES, Ceiling, Chain, build, tightest, uncertified
 from ssa_analysis.theory.estimates import LABELLED, PRACTICAL, Bootstrapped, estimate, interval_of
 from ssa_analysis.theory.evidence import Evidence, gather, resample
-from ssa_analysis.theory.pac_bayes_run import PacBayes, elsewhere, evaluate, find_prior
+from ssa_analysis.theory.pac_bayes_run import PacBayes, evaluate, find_prior, other_split
 from ssa_analysis.theory.rungs import RungCheck
 from ssa_analysis.theory.transport_check import TransportCheck, check_transport
 
@@ -176,7 +176,7 @@ def _pac_bayes(
     prior = find_prior(encoder, data, settings.prior, settings.blocks)
     if prior is None:
         return None, {name: "the file keeps no initialisation; name a prior checkpoint"}
-    if min(len(data.splits[split]) for split in (prior.split, elsewhere(prior.split))) < settings.noise_block:
+    if min(len(data.splits[split]) for split in (prior.split, other_split(prior.split))) < settings.noise_block:
         return None, {name: f"a split has fewer images than a block of {settings.noise_block}"}
     pac = evaluate(
         encoder, data, prior, views=settings.views, tau=evidence.tau, beta=evidence.beta, size=settings.noise_block,
@@ -281,7 +281,7 @@ def _values(
     if pac is not None:
         noise, base = pac.best, pac.loss_as_it_is
         norm = pac.loss_by_blocks - base
-        # what the bound exceeds the loss elsewhere by, less its other parts, is put down to complexity
+        # what the bound exceeds the loss other_split by, less its other parts, is put down to complexity
         rest = noise.bound - pac.loss_by_blocks - noise.sharpness - noise.monte_carlo
         noisy = {**draws[0], "batch_slack": draws[0]["noise_slack"]}
         whole = tightest(noisy, costs, beta, Ceiling(base, norm, noise.sharpness, noise.monte_carlo, rest), True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +95,12 @@ class PacBayes:
     @property
     def best(self) -> ScaleBound:
         """At the scale of the lowest bound."""
-        return min(self.bounds, key=lambda found: (found.bound, found.complexity))
+        return self.bounds[lowest(self.bounds)]
+
+
+def lowest(bounds: Sequence[ScaleBound]) -> int:
+    """Number of the lowest bound; among equal ones, as where all end at b, that of the least complexity."""
+    return min(range(len(bounds)), key=lambda i: (bounds[i].bound, bounds[i].complexity))
 
 
 def evaluate(
@@ -113,7 +118,7 @@ def evaluate(
     """
     blocks = BlocksOfPairs(encoder, data, prior.split, views, size, seed)
     # whether the noise costs anything is asked of images that neither training nor the bound has seen
-    unseen = BlocksOfPairs(encoder, data, elsewhere(prior.split), views, size, seed)
+    unseen = BlocksOfPairs(encoder, data, other_split(prior.split), views, size, seed)
     noisy = NoisyLoss(encoder, tau, beta)
     squared = noisy.squared_distance(prior.weights)
     mixing = mixes_images(encoder, data, views)
@@ -124,13 +129,14 @@ def evaluate(
     with batch_statistics(encoder) as normalised:
         about = Blocks(len(blocks), size, tau, beta, delta, delta_draws, len(scales), not (normalised or mixing))
         clean, there = noisy.clean(drawn), noisy.clean(apart)
+        rises = [noisy.rises(apart, there, float(s), seed + 1) for s in scales]
         found = [
-            bound_at(float(s), squared, clean, noisy.rises(drawn, clean, s, seed), noisy.rises(apart, there, s, seed + 1), about)
-            for s in scales
+            bound_at(float(s), squared, clean, noisy.rises(drawn, clean, float(s), seed), elsewhere, about)
+            for s, elsewhere in zip(scales, rises, strict=True)
         ]
-        best = min(found, key=lambda bound: (bound.bound, bound.complexity))
-        sam = _sam_form(noisy, drawn[:SAM_BLOCKS], best.scale, seed, about.high)
-        noisy_there = there + noisy.rises(apart, there, best.scale, seed + 1)
+        best = lowest(found)
+        sam = _sam_form(noisy, drawn[:SAM_BLOCKS], found[best].scale, seed, about.high)
+        noisy_there = there + rises[best]
     stderr = float(noisy_there.std(ddof=1) / math.sqrt(len(apart))) if len(apart) > 1 else math.nan
     return PacBayes(
         tuple(found), about, prior, math.sqrt(squared), noisy.size, float(as_it_is.mean()), float(there.mean()),
@@ -138,7 +144,7 @@ def evaluate(
     )  # fmt: skip
 
 
-def elsewhere(split: str) -> str:
+def other_split(split: str) -> str:
     """The split that a bound from blocks of ``split`` is checked on."""
     return "probe" if split == "held-out" else "held-out"
 

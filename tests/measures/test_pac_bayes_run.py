@@ -20,7 +20,7 @@ from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.score import Score, find_score
 from ssa_analysis.theory.blocks import BlocksOfPairs, batch_dependent
 from ssa_analysis.theory.bounds import BoundsSettings, bounds
-from ssa_analysis.theory.pac_bayes_run import elsewhere, find_prior
+from ssa_analysis.theory.pac_bayes_run import evaluate, find_prior, other_split
 from ssa_analysis.theory.weight_noise import NoisyLoss, batch_statistics
 
 SETTINGS = {"bootstrap": 2, "scales": 4, "draws": 12, "noise_block": 8}
@@ -162,7 +162,7 @@ def test_a_loss_beyond_numbers_is_one_line(encoder: Encoder, digits: Data, monke
     ("settings", "says"),
     [
         ({"scales": -1}, "bounds.scales"), ({"draws": 1}, "bounds.draws"), ({"scale_min": 2.0}, "scale_min"),
-        ({"noise_block": 1}, "noise_block"), ({"blocks": "trian"}, "did you mean 'train'|train"),
+        ({"noise_block": 1}, "noise_block"), ({"blocks": "trian"}, "did you mean train"),
         ({"prior_sha256": "ab"}, "belongs to"), ({"delta_draws": 1.0}, "delta_draws"),
     ],
 )  # fmt: skip
@@ -199,7 +199,26 @@ def test_partners_chosen_by_the_trained_features_have_no_pac_bayes_bound(encoder
 
 
 def test_the_bound_is_checked_on_a_split_it_is_not_from() -> None:
-    assert [elsewhere(split) for split in ("train", "probe", "held-out")] == ["held-out", "held-out", "probe"]
+    assert [other_split(split) for split in ("train", "probe", "held-out")] == ["held-out", "held-out", "probe"]
+
+
+def test_the_check_s_error_is_that_of_the_noisy_losses_themselves(encoder: Encoder, digits: Data) -> None:
+    """Clean loss and rise of a block go together, so that their errors do not add up as independent ones would."""
+    prior = find_prior(encoder, digits, "", "auto")
+    assert prior is not None
+    found = evaluate(
+        encoder, digits, prior, views="own", tau=0.5, beta=14.0, size=8, scales=np.array([0.05, 0.5]), draws=12, delta=0.05,
+        delta_draws=0.01, seed=3,
+    )  # fmt: skip
+    noisy, unseen = NoisyLoss(encoder, 0.5, 14.0), BlocksOfPairs(encoder, digits, "held-out", "own", 8, 3)
+    apart = [unseen[number] for number in range(4)]
+    as_it_is = noisy.clean(apart)
+    with batch_statistics(encoder):
+        there = noisy.clean(apart)
+        losses = there + noisy.rises(apart, there, found.best.scale, 4)
+    assert found.noisy_loss == pytest.approx(losses.mean())
+    assert found.noisy_stderr == pytest.approx(losses.std(ddof=1) / 2)
+    assert (found.loss_as_it_is, found.loss_by_blocks) == pytest.approx((as_it_is.mean(), there.mean()))
 
 
 def test_the_chain_says_what_batch_statistics_cost_and_whether_it_is_a_bound(encoder: Encoder, digits: Data) -> None:
