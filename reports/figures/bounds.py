@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from ssa_analysis.reports.figures.frames import error_bars, grid_shape, lowest_panels, panel_choice, rows_of
-from ssa_analysis.reports.style import PALETTE, method_label, method_style, new_figure, ordered_methods, plain, styled
+from ssa_analysis.reports.figures.frames import (
+    error_bars,
+    grid_shape,
+    legend_of_methods,
+    lowest_panels,
+    panel_choice,
+    points_by_method,
+    rows_of,
+)
+from ssa_analysis.reports.style import PALETTE, method_style, new_figure, ordered_methods, plain, styled
 
 UP, DOWN, TOTAL = "#D55E00", "#56B4E9", "#666666"
 SHORT = {
@@ -27,74 +37,68 @@ BOUNDS = {"ideal_bound": "R2 (ideal pairs)", "tightest_route": "tightest route",
 SLACKS = ("R1", "R2", "R3", "R4", "R6", "R7")
 
 
+Bar = tuple[str, float, float, str]  # name, bottom, top, colour
+
+
 def bound_waterfall(frame: pd.DataFrame) -> Figure | None:
     """From the probe's loss to the ideal bound, and on to the practical pairs; one panel a checkpoint."""
-    rows = panel_choice(rows_of(frame, "bounds", "ideal_bound"))
-    rows = rows[[bool(a.get("step")) for a in rows["arrays"]]]
-    if rows.empty:
-        return None
-    shape = grid_shape(len(rows))
-    figure, axes = new_figure(2.0 * shape[0] + 0.3, rows=shape[0], columns=shape[1], sharey=True, sharex=True)
-    with styled():
-        for panel, row in zip(axes, rows.itertuples(), strict=False):
-            steps = list(row.arrays["step"])
-            values = np.array(row.arrays["value"], float)
-            ends = np.cumsum(values)
-            starts = np.concatenate([[0.0], ends[:-1]])
-            # after the R2 step stands its total, and at the end what the practical pairs show
-            bars = [(SHORT.get(s, s), a, b, UP if b >= a else DOWN) for s, a, b in zip(steps, starts, ends, strict=True)]
-            bars[0] = (*bars[0][:3], TOTAL)
-            bars.insert(3, ("bound", 0.0, ends[2], TOTAL))
-            bars.append(("practical", 0.0, ends[-1], TOTAL))
-            _draw_bars(panel, bars, row)
-        for panel in axes[len(rows) :]:
-            panel.set_visible(False)
-        lowest_panels(axes, len(rows), shape[1])
-        for panel in axes[:: shape[1]]:
-            panel.set_ylabel("nats")
-    return figure
 
+    def bars_of(row: Any) -> list[Bar]:
+        bars = _steps([SHORT.get(s, s) for s in row.arrays["step"]], row.arrays["value"])
+        # after the R2 step stands its total, and at the end what the practical pairs show
+        return [*bars[:3], ("bound", 0.0, bars[2][2], TOTAL), *bars[3:], ("practical", 0.0, bars[-1][2], TOTAL)]
 
-def _draw_bars(panel: Axes, bars: list[tuple[str, float, float, str]], row: object) -> None:
-    """Bars (name, bottom, top, colour) with the chance level across."""
-    for place, (_, start, end, colour) in enumerate(bars):
-        panel.bar(place, end - start, bottom=start, color=colour, width=0.7)
-    panel.axhline(row.settings["chance"], color="black", linestyle="--", linewidth=0.9)  # type: ignore[attr-defined]
-    panel.set_title(plain(row.checkpoint))  # type: ignore[attr-defined]
-    panel.set_xticks(range(len(bars)), [b[0] for b in bars], rotation=60, ha="right", rotation_mode="anchor", fontsize=6)
-    panel.grid(visible=False, axis="x")
+    return _waterfalls(rows_of(frame, "bounds", "ideal_bound"), bars_of, alike=True)
 
 
 def bound_chain(frame: pd.DataFrame) -> Figure | None:
     """The whole chain by the tightest route: from the probe's loss to what the held-out certificate says."""
-    return _chain_waterfall(frame, "chain")
+    return _waterfalls(rows_of(frame, "bounds", "chain"), _chain_bars)
 
 
 def pac_bayes_chain(frame: pd.DataFrame) -> Figure | None:
     """The same with the PAC-Bayes bound of the training run in the certificate's place."""
-    return _chain_waterfall(frame, "chain_pac_bayes")
+    return _waterfalls(rows_of(frame, "bounds", "chain_pac_bayes"), _chain_bars)
 
 
-def _chain_waterfall(frame: pd.DataFrame, name: str) -> Figure | None:
-    rows = panel_choice(rows_of(frame, "bounds", name))
+def _chain_bars(row: Any) -> list[Bar]:
+    told = {"shift": f"shift ({row.settings['route']})", "complexity": "complexity (R9)", **SHORT}
+    # a part that a chain does not have is exactly 0
+    used = [(s, v) for i, (s, v) in enumerate(zip(row.arrays["step"], row.arrays["value"], strict=True)) if v or not i]
+    bars = _steps([told.get(s, s) for s, _ in used], [v for _, v in used])
+    return [*bars, ("bound", 0.0, bars[-1][2], TOTAL)]
+
+
+def _steps(names: Sequence[str], values: Sequence[float]) -> list[Bar]:
+    """A bar from each running sum to the next; the first is a total, not a step."""
+    ends = np.cumsum(values)
+    starts = np.concatenate([[0.0], ends[:-1]])
+    bars = [(n, float(a), float(b), UP if b >= a else DOWN) for n, a, b in zip(names, starts, ends, strict=True)]
+    return [(*bars[0][:3], TOTAL), *bars[1:]]
+
+
+def _waterfalls(rows: pd.DataFrame, bars_of: Callable[[Any], list[Bar]], alike: bool = False) -> Figure | None:
+    """A panel a checkpoint with its bars and the chance level across; ``alike``: all panels have the same bars."""
+    rows = panel_choice(rows)
     rows = rows[[bool(a.get("step")) for a in rows["arrays"]]]
     if rows.empty:
         return None
     shape = grid_shape(len(rows))
-    figure, axes = new_figure(2.2 * shape[0] + 0.3, rows=shape[0], columns=shape[1], sharey=True)
+    figure, axes = new_figure(2.2 * shape[0] + 0.3, rows=shape[0], columns=shape[1], sharey=True, sharex=alike)
     with styled():
         for panel, row in zip(axes, rows.itertuples(), strict=False):
-            used = [i for i, value in enumerate(row.arrays["value"]) if value or i == 0]  # parts that a chain does not have
-            cause = {"shift": f"shift ({row.settings['route']})", "complexity": "complexity (R9)"}
-            ends = np.cumsum(np.array(row.arrays["value"], float)[used])
-            starts = np.concatenate([[0.0], ends[:-1]])
-            names = [SHORT.get(s, cause.get(s, s)) for s in np.array(row.arrays["step"])[used]]
-            bars = [(s, a, b, UP if b >= a else DOWN) for s, a, b in zip(names, starts, ends, strict=True)]
-            bars[0] = (*bars[0][:3], TOTAL)
-            bars.append(("bound", 0.0, float(ends[-1]), TOTAL))
-            _draw_bars(panel, bars, row)
+            bars = bars_of(row)
+            for place, (_, start, end, colour) in enumerate(bars):
+                panel.bar(place, end - start, bottom=start, color=colour, width=0.7)
+            panel.axhline(row.settings["chance"], color="black", linestyle="--", linewidth=0.9)
+            panel.set_title(plain(row.checkpoint))
+            names = [bar[0] for bar in bars]
+            panel.set_xticks(range(len(bars)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=6)
+            panel.grid(visible=False, axis="x")
         for panel in axes[len(rows) :]:
             panel.set_visible(False)
+        if alike:
+            lowest_panels(axes, len(rows), shape[1])
         for panel in axes[:: shape[1]]:
             panel.set_ylabel("nats")
     return figure
@@ -114,14 +118,7 @@ def bound_against_truth(frame: pd.DataFrame) -> Figure | None:
     figure, axes = new_figure(2.9, rows=1, columns=len(panels), sharex=True)
     with styled():
         for panel, (name, rows) in zip(axes, panels.items(), strict=True):
-            for method in methods:
-                group = rows[rows["method"] == method]
-                if group.empty:
-                    continue
-                matched = truth.loc[group["sha256"]]
-                bars = {"xerr": error_bars(matched), "yerr": error_bars(group)}
-                style = method_style(method, methods)
-                panel.errorbar(matched["value"], group["value"], **bars, linestyle="none", markersize=4, elinewidth=0.6, **style)
+            points_by_method(panel, truth.loc[rows["sha256"]], rows, methods)
             ends = [float(truth["value"].min()), float(truth["value"].max())]
             room = 0.05 * max(ends[1] - ends[0], 0.1)
             panel.plot([ends[0] - room, ends[1] + room], [ends[0] - room, ends[1] + room], color="black", linewidth=0.8)
@@ -130,8 +127,7 @@ def bound_against_truth(frame: pd.DataFrame) -> Figure | None:
             panel.set_title(BOUNDS[name])
             panel.set_xlabel("mean classifier's loss (nats)")
         axes[0].set_ylabel("bound (nats)")
-        handles = [Line2D([], [], linestyle="none", label=plain(method_label(m)), **method_style(m, methods)) for m in methods]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+        legend_of_methods(figure, methods, linestyle="none")
     return figure
 
 
@@ -163,8 +159,7 @@ def slack_over_epochs(frame: pd.DataFrame) -> Figure | None:
             panel.set_visible(False)
         for panel in lowest_panels(axes, len(rungs), shape[1]):
             panel.set_xlabel("epoch")
-        handles = [Line2D([], [], label=plain(method_label(m)), **method_style(m, methods)) for m in methods]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+        legend_of_methods(figure, methods)
     return figure
 
 

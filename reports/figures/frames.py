@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from ssa_analysis.reports.style import ordered_methods
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from ssa_analysis.reports.style import method_label, method_style, ordered_methods, plain
 
 MAX_PANELS = 12  # checkpoints with a panel of their own in one figure; beyond it the first of each method are shown
 
@@ -64,3 +66,21 @@ def error_bars(rows: pd.DataFrame) -> np.ndarray:
     low = (rows["value"] - rows["low"]).fillna(0).clip(lower=0)
     high = (rows["high"] - rows["value"]).fillna(0).clip(lower=0)
     return np.stack([low.to_numpy(float), high.to_numpy(float)])
+
+
+def points_by_method(panel: Axes, across: pd.DataFrame, up: pd.DataFrame, methods: list[str]) -> None:
+    """One point a checkpoint, with intervals both ways, in its method's colour; the two tables row by row."""
+    for method in methods:
+        own = (across["method"] == method).to_numpy()
+        if own.any():
+            bars = {"xerr": error_bars(across[own]), "yerr": error_bars(up[own])}
+            style = method_style(method, methods)
+            panel.errorbar(
+                across["value"][own], up["value"][own], **bars, linestyle="none", markersize=4, elinewidth=0.6, **style
+            )
+
+
+def legend_of_methods(figure: Figure, methods: list[str], **style: str) -> None:
+    """A legend of the methods below a figure."""
+    handles = [Line2D([], [], label=plain(method_label(m)), **method_style(m, methods), **style) for m in methods]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from ssa_analysis.reports.figures.frames import error_bars, grid_shape, rows_of
+from ssa_analysis.reports.figures.frames import grid_shape, legend_of_methods, points_by_method, rows_of
 from ssa_analysis.reports.names import KEY_SCORES, label_of
-from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, plain, styled
+from ssa_analysis.reports.style import new_figure, ordered_methods, styled
 
 from ssa_analysis.errors import DataError
 from ssa_analysis.linking.rank import link_scores, link_table
@@ -39,21 +38,13 @@ def score_scatter(frame: pd.DataFrame) -> Figure | None:
     figure, axes = new_figure(1.9 * rows_count + 0.4, rows=rows_count, columns=columns, sharey=True)
     with styled():
         for panel, (key, rows) in zip(axes, panels.items(), strict=False):
-            for method in methods:
-                group = rows[rows["method"] == method]
-                if group.empty:
-                    continue
-                matched = target.loc[group["sha256"]]
-                style = method_style(method, methods)
-                bars = {"xerr": error_bars(group), "yerr": error_bars(matched)}
-                panel.errorbar(group["value"], matched["value"], **bars, linestyle="none", markersize=4, elinewidth=0.6, **style)
+            points_by_method(panel, rows, target.loc[rows["sha256"]], methods)
             panel.set_xlabel(label_of(key))
         for panel in axes[len(panels) :]:
             panel.set_visible(False)
         for panel in axes[::columns]:
             panel.set_ylabel("probe accuracy")
-        handles = [Line2D([], [], linestyle="none", label=plain(method_label(m)), **method_style(m, methods)) for m in methods]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+        legend_of_methods(figure, methods, linestyle="none")
     return figure
 
 

@@ -9,13 +9,14 @@ from matplotlib.lines import Line2D
 from ssa_analysis.reports.figures.frames import (
     error_bars,
     grid_shape,
+    legend_of_methods,
     lowest_panels,
     one_of_each,
     panel_choice,
     rows_of,
     with_arrays,
 )
-from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, plain, styled
+from ssa_analysis.reports.style import method_style, new_figure, ordered_methods, plain, styled
 
 STATISTICS = ("marginal", "sum", "difference", "joint", "cross_moment")
 SIGNIFICANT = 0.05
@@ -42,8 +43,7 @@ def shift_statistics(frame: pd.DataFrame) -> Figure | None:
             panel.set_xticks([])
             panel.tick_params(axis="y", labelsize=6)
         axes[0].set_ylabel("MMD² (unbiased)")
-        handles = [Line2D([], [], linestyle="none", label=plain(method_label(m)), **method_style(m, methods)) for m in methods]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+        legend_of_methods(figure, methods, linestyle="none")
     return figure
 
 

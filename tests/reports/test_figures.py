@@ -15,7 +15,16 @@ from matplotlib.colors import same_color, to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from ssa_analysis.reports.figures import FIGURES
-from ssa_analysis.reports.figures.bounds import TOTAL, bound_waterfall
+from ssa_analysis.reports.figures.bounds import (
+    BOUNDS,
+    SLACKS,
+    TOTAL,
+    bound_against_truth,
+    bound_chain,
+    bound_waterfall,
+    sharpness_complexity,
+    slack_over_epochs,
+)
 from ssa_analysis.reports.figures.curvature import eigenvalues, spectral_density
 from ssa_analysis.reports.figures.frames import MAX_PANELS, panel_choice, rows_of
 from ssa_analysis.reports.figures.landscape import landscape_slices, landscape_surfaces
@@ -332,6 +341,79 @@ def test_waterfall_adds_up(frame: pd.DataFrame) -> None:
     (chance,) = shown[0].lines
     assert set(chance.get_ydata()) == {2.3}
     assert (shown[0].get_ylabel(), shown[1].get_ylabel()) == ("nats", "")
+
+
+def test_the_chain_climbs_to_its_bound_and_leaves_out_what_it_does_not_have(frame: pd.DataFrame) -> None:
+    for arrays in frame.loc[frame["name"] == "chain", "arrays"]:
+        arrays["step"], arrays["value"] = [*CAUSES, "complexity"], [0.5, 0.5, 0.2, -0.1, 0.0, 1.2]
+    shown = panels(bound_chain(frame))
+    bars = [(round(b.get_y(), 9), round(b.get_y() + b.get_height(), 9)) for b in shown[0].patches]
+    assert bars == [(0, 0.5), (0.5, 1.0), (1.0, 1.2), (1.2, 1.1), (1.1, 2.3), (0, 2.3)]
+    words = [t.get_text() for t in shown[0].get_xticklabels()]
+    assert words == ["probe", "mean class. (R1)", "collapse (R2)", "shift (R6)", "complexity (R9)", "bound"]
+    colours = [to_hex(b.get_facecolor()) for b in shown[0].patches]
+    assert colours[0] == colours[-1] == TOTAL.lower()
+    assert colours[1] == colours[4] != colours[3]
+    (chance,) = shown[0].lines
+    assert set(chance.get_ydata()) == {2.3}
+
+
+CAUSES = ["trained probe", "mean classifier", "class collapse", "shift", "sharpness"]
+
+
+def test_bounds_stand_over_the_loss_they_bound(frame: pd.DataFrame) -> None:
+    """A point a checkpoint at (truth, bound), each in its method's colour; chains without certificate are left out."""
+    hidden = (frame["name"] == "chain") & (frame["checkpoint"] == "simclr-s0")
+    frame.loc[hidden, "settings"] = [{**s, "confidence": None} for s in frame.loc[hidden, "settings"]]
+    shown = panels(bound_against_truth(frame))
+    assert [axes.get_title() for axes in shown] == list(BOUNDS.values())
+    rows = {name: frame[frame["name"] == name].set_index("checkpoint") for name in (*BOUNDS, "mean_classifier_loss")}
+    for axes, name in zip(shown, BOUNDS, strict=True):
+        points = {
+            (round(float(x), 9), round(float(y), 9)): to_hex(c.lines[0].get_color())
+            for c in errorbars(axes)
+            for x, y in zip(c.lines[0].get_xdata(), c.lines[0].get_ydata(), strict=True)
+        }
+        expected = {
+            (round(rows["mean_classifier_loss"]["value"][k], 9), round(rows[name]["value"][k], 9)): COLOURS[
+                rows[name]["method"][k]
+            ]
+            for k in rows[name].index
+            if not (name == "chain" and k == "simclr-s0")
+        }
+        assert {point: colour.lower() for point, colour in expected.items()} == points
+        diagonal, chance = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linestyle() != "None"][:2]
+        assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+        assert set(chance.get_ydata()) == {2.3}
+
+
+def test_slack_goes_over_the_epochs_of_each_run(frame: pd.DataFrame) -> None:
+    """The fixture's two checkpoints of a method are epochs 3 and 4 of one run."""
+    later = frame["epoch"] == 4
+    frame.loc[later & (frame["name"] == "R2"), "value"] = 0.35
+    shown = panels(slack_over_epochs(frame))
+    assert [axes.get_title() for axes in shown] == list(SLACKS)
+    for axes in shown:
+        lines = [c.lines[0] for c in errorbars(axes)]
+        assert len(lines) == 4
+        for line in lines:
+            assert list(line.get_xdata()) == [3, 4]
+            assert list(line.get_ydata()) == [0.2, 0.35 if axes.get_title() == "R2" else 0.2]
+        assert {to_hex(line.get_color()) for line in lines} == {colour.lower() for colour in COLOURS.values()}
+    assert [axes.get_ylabel() for axes in shown] == ["slack (nats)"] * 5 + ["slack (cosine)"]
+    assert slack_over_epochs(frame.assign(run="")) is None
+
+
+def test_sharpness_and_complexity_pull_at_the_bound(frame: pd.DataFrame) -> None:
+    axes = panels(sharpness_complexity(frame))[0]
+    drawn = [list(line.get_ydata()) for line in axes.lines]
+    assert [30.0, 3.0, 1.0] in drawn  # complexity
+    assert [pytest.approx(v) for v in (35.1, 8.3, 7.1)] in drawn  # loss and all parts by Pinsker's inequality
+    assert [8.1, 6.5, 7.0] in drawn
+    minima = [(float(x[0]), float(y[0])) for x, y in ((n.get_xdata(), n.get_ydata()) for n in axes.lines) if len(x) == 1]
+    assert minima == [(1.0, pytest.approx(7.1)), (0.1, 6.5)]
+    assert np.isnan(next(line for line in drawn if len(line) == 3)[0])  # no sharpness at all has no logarithm
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 
 
 def test_many_checkpoints_share_the_panels_fairly(frame: pd.DataFrame) -> None:
