@@ -8,9 +8,11 @@ import click
 import pandas as pd
 from ssa_analysis.cli.common import (
     EXIT_FAILED,
+    Progress,
     config_option,
     data_options,
     device_option,
+    duration,
     known_checkpoints,
     merge_settings,
     model_options,
@@ -78,9 +80,10 @@ def command(
     labels = short_names({cell.sha256: cell.path for cell in cells})
     by_path = {cell.path: labels[cell.sha256] for cell in cells}
 
+    progress = Progress(len(cells))
+
     def tell(result: CellResult) -> None:
-        if result.error:
-            say(f"{labels[result.cell.sha256]}: failed: {result.error}")
+        progress.step(f"{labels[result.cell.sha256]}  {f'failed: {result.error}' if result.error else duration(result.seconds)}")
 
     store = Store(store_path) if store_path else None
     try:
@@ -150,6 +153,10 @@ def told(scores: dict[str, Score]) -> list[str]:
         lines += _certificates_told(scores)
     if "pac_bayes" in scores:
         lines += _pac_bayes_told(scores["pac_bayes"])
+    if "chain_pac_bayes" in scores and not scores["chain_pac_bayes"].settings["bound"]:
+        norm = scores["chain_pac_bayes"].settings["batch_norm"]
+        why = f"statistics of the block change the loss by {norm:+.4f}" if norm < 0 else "L(theta) <= L_s is not shown"
+        lines.append(f"  its chain is no bound of this network: {why}")
     return lines
 
 

@@ -124,7 +124,7 @@ def test_bounds_of_a_bad_and_a_good_checkpoint(cli: Cli, good: Path, tmp_path: P
     (tmp_path / "bad.pt").touch()
     ended = cli("bounds", "bad.pt", good, *DATA)
     assert ended.code == 1
-    assert ended.err.splitlines()[0] == "bad: failed: bad.pt: the file is empty"
+    assert re.fullmatch(r"\[1/2\] bad  failed: bad\.pt: the file is empty.*", ended.err.splitlines()[0])
     assert re.search(r"simclr +R1 ", ended.out)
 
 

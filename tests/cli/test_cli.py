@@ -399,7 +399,9 @@ class TestBounds:
         ended = cli("bounds", good, *DATA)
         assert ended.code == code
         assert "1e-06" in ended.out  # small numbers are not rounded to 0.0000
-        assert ended.err == ("violated beyond the error: R6 on simclr\n" if code else "")
+        step, *rest = ended.err.splitlines()
+        assert re.fullmatch(r"\[1/1\] simclr  \d.*", step)
+        assert rest == (["violated beyond the error: R6 on simclr"] if code else [])
 
 
 class TestLink:
