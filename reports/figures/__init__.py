@@ -193,7 +193,8 @@ FIGURES = (
     FigureEntry(
         "pac_bayes_chain",
         "The chain of rungs to the PAC-Bayes bound",
-        "The same with the bound of the training run, prior at the initialisation or at a named checkpoint.",
+        "The same with the bound of the training run, prior at the initialisation or at a named checkpoint. Where the step "
+        "BatchNorm goes down it is no bound of the network with running statistics.",
         pac_bayes_chain,
     ),
     FigureEntry(
