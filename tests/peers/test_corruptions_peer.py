@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -11,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssa_analysis.data import warps
-from ssa_analysis.data.corruptions import SEVERITIES, corrupt
+from ssa_analysis.data.corruptions import SEVERITIES, blurs, corrupt, elastic, filters
+from ssa_analysis.data.corruptions.frost import load_frost_textures
 from ssa_analysis.numerics.seeding import generator
 
 reference = pytest.importorskip("imagecorruptions.corruptions", reason="imagecorruptions-imaug is not installed")
@@ -104,7 +105,7 @@ def test_the_displacement_of_the_elastic_transform(severity: int) -> None:
         fields = iter((2 * torch.rand(2, 224, 224, generator=rng) - 1).numpy() * most)
         with patch.object(np.random, "uniform", lambda low, high, size, fields=fields: next(fields)):
             expected.append(reference.elastic_transform(picture, severity))
-    out = warps.elastic_transform(images.float() / 255, (alpha / 224, 0.01, 0.0), SEEDS)
+    out = elastic.elastic_transform(images.float() / 255, (alpha / 224, 0.01, 0.0), SEEDS)
     difference = np.abs((out.clamp(0, 1) * 255 + 5e-4).floor().numpy().astype(int) - as_bytes(expected))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.02
@@ -114,9 +115,9 @@ def test_the_displacement_of_the_elastic_transform(severity: int) -> None:
 def test_the_affine_part_of_the_elastic_transform(height: int, width: int) -> None:
     """OpenCV places pixels on a grid of 1/32: on smooth images that is less than two levels."""
     cv2 = pytest.importorskip("cv2")
-    smooth = warps.smoothed(photos(height, width).float() / 255, 2.0, 4.0, "replicate")
+    smooth = filters.smoothed(photos(height, width).float() / 255, 2.0, 4.0, "replicate")
     spread = 0.08 * height
-    out = warps.elastic_transform(smooth, (0.0, 0.0, 0.08), SEEDS)
+    out = elastic.elastic_transform(smooth, (0.0, 0.0, 0.08), SEEDS)
     for image, got, seed in zip(smooth, out, SEEDS, strict=True):
         draw = 2 * torch.rand(3, 2, generator=generator(seed, "elastic"), dtype=torch.float64).numpy() - 1
         centre, reach = np.float32([height, width]) // 2, min(height, width) // 3
@@ -141,7 +142,7 @@ def test_glass_blur_copies_pixels_as_the_loop_of_the_reference_does(delta: int, 
     """Pixel by pixel, on images whose every pixel is of its own colour, with an exchange that is in effect a copy."""
     height, width = 14, 17
     image = torch.arange(height * width).view(1, 1, height, width).repeat(2, 1, 1, 1).float()
-    out = warps.shuffled(image, delta, iterations, SEEDS)
+    out = blurs.shuffled(image, delta, iterations, SEEDS)
     for number, seed in enumerate(SEEDS):
         rng, x = generator(seed, "glass"), image[number].permute(1, 2, 0).numpy().copy()
         rows = [h for h in range(height - delta, delta, -1) if h < height]
@@ -153,3 +154,78 @@ def test_glass_blur_copies_pixels_as_the_loop_of_the_reference_does(delta: int, 
                 for w, (dx, dy) in zip(columns, line, strict=True):
                     x[h, w], x[h + dy, w + dx] = x[h + dy, w + dx], x[h, w]
         assert np.array_equal(out[number].permute(1, 2, 0).numpy(), x)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("defocus_blur", 0.05), ("gaussian_blur", 0.01), ("brightness", 0.05), ("contrast", 0.01), ("saturate", 0.1)],
+)
+def test_corruptions_without_chance(name: str, share: float, severity: int) -> None:
+    """Where values fall on whole levels, the reference's truncation goes by its rounding errors."""
+    images = photos()
+    same(images, name, severity, [getattr(reference, name)(p, severity) for p in pictures(images)], share)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize("name", ["pixelate", "jpeg_compression"])
+def test_codings_bit_for_bit(name: str, severity: int) -> None:
+    images = photos()
+    expected = as_bytes([getattr(reference, name)(p, severity) for p in pictures(images)])
+    assert np.array_equal(corrupt(images, name, severity, SEEDS).numpy(), expected)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize("name", ["gaussian_noise", "speckle_noise"])
+def test_normal_noise_from_the_same_draws(name: str, severity: int) -> None:
+    images, expected = photos(), []
+    for picture, seed in zip(pictures(images), SEEDS, strict=True):
+        noise = torch.randn(3, 224, 224, generator=generator(seed, "normal")).permute(1, 2, 0).numpy()
+        with patch.object(np.random, "normal", lambda size, scale, noise=noise: scale * noise):
+            expected.append(getattr(reference, name)(picture, severity))
+    same(images, name, severity, expected, share=0.01)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize("name", ["shot_noise", "impulse_noise"])
+def test_counts_and_impulses_spread_as_much_at_every_level_of_grey(name: str, severity: int) -> None:
+    """Mean and standard deviation at each of eight levels, 150,000 draws each."""
+    levels = torch.linspace(10, 245, 8).to(torch.uint8)
+    images = levels.view(8, 1, 1, 1).expand(8, 3, 224, 224)
+    out = corrupt(images, name, severity, list(range(8))).numpy().astype(float)
+    seeded = {"seed": 1} if name == "impulse_noise" else {}
+    with patch.object(np.random, "poisson", np.random.default_rng(1).poisson):
+        drawn = [getattr(reference, name)(p, severity, **seeded) for p in pictures(images)]
+    expected = as_bytes(drawn).astype(float)
+    assert out.mean((1, 2, 3)) == pytest.approx(expected.mean((1, 2, 3)), abs=1.2)
+    assert out.std((1, 2, 3)) == pytest.approx(expected.std((1, 2, 3)), rel=0.05)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_spatter_from_the_same_draws(severity: int) -> None:
+    images, expected = photos(), []
+    for picture, seed in zip(pictures(images), SEEDS, strict=True):
+        noise = torch.randn(224, 224, generator=generator(seed, "spatter")).numpy()
+        with patch.object(np.random, "normal", lambda size, loc, scale, noise=noise: loc + scale * noise):
+            expected.append(reference.spatter(picture, severity))
+    same(images, "spatter", severity, expected)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_frost_from_the_same_draws(severity: int) -> None:
+    """The package enlarges the textures by a tenth and draws from a sixth; without that it is the reference."""
+    textures = load_frost_textures(Path(reference.__file__).parent / "frost")
+    images, expected = photos(), []
+    for picture, seed in zip(pictures(images), SEEDS, strict=True):
+        rng = generator(seed, "frost")
+        which = int(torch.randint(5, (), generator=rng))
+        height, width = textures.images[which].shape[1:]
+        draws = iter([which, *(int(torch.randint(n, (), generator=rng)) for n in (height - 224, width - 224))])
+        with (
+            patch.object(np.random, "randint", lambda *bounds, draws=draws: next(draws)),
+            patch.object(reference.cv2, "resize", lambda image, **options: image),
+        ):
+            expected.append(reference.frost(picture, severity))
+    difference = np.abs(corrupt(images, "frost", severity, SEEDS, textures).numpy().astype(int) - as_bytes(expected))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.02

@@ -8,10 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssa_analysis.data.warps import magnified, motion_steps, moved
+from ssa_analysis.data.corruptions.blurs import magnified, motion_of, moved
 from ssa_analysis.numerics.seeding import generator
 
 LUMA = (0.299, 0.587, 0.114)
+
+
+def plasma_side(height: int, width: int) -> int:
+    """The smallest power of two that covers the image."""
+    return max(2, 1 << (max(height, width) - 1).bit_length())
 
 
 def plasma(draws: Tensor, size: int, decay: float) -> Tensor:
@@ -49,31 +54,30 @@ def fog(x: Tensor, constants: tuple[float, float], seeds: list[int]) -> Tensor:
     """A plasma cloud in front of the image, which keeps its largest value."""
     amount, decay = constants
     height, width = x.shape[-2:]
-    size = max(2, 1 << (max(height, width) - 1).bit_length())
+    size = plasma_side(height, width)
     draws = torch.stack([2 * torch.rand(size * size - 1, generator=generator(s, "fog")) - 1 for s in seeds]).to(x.device)
     cloud = amount * plasma(draws, size, decay)[:, None, :height, :width]
     most = x.amax((1, 2, 3), keepdim=True)
     return (x + cloud) * most / (most + amount)
 
 
-def snow_layer(noise: Tensor, constants: tuple[float, ...], angle: float) -> Tensor:
-    """``(h, w)`` flakes from standard normal ``noise (h, w)``: magnified, cut off below, blown along ``angle``."""
+def flakes(noise: Tensor, constants: tuple[float, ...], angles: list[float]) -> Tensor:
+    """``(n, 1, h, w)`` flakes from standard normal ``noise (n, 1, h, w)``: magnified, cut off below, blown along ``angles``."""
     mean, spread, zoom, threshold, radius, sigma, _ = constants
-    height, width = noise.shape
-    layer = magnified((mean + spread * noise)[None, None], zoom)[0]
+    height, width = noise.shape[-2:]
+    layer = magnified(mean + spread * noise, zoom)
     layer = torch.where(layer < threshold, 0.0, layer).clamp(0, 1)
-    blown = moved(layer, motion_steps(int(radius), sigma, angle, *layer.shape[-2:]))[0]
-    return (blown[:height, :width] * 255).round() / 255
+    blown = moved(layer, motion_of(int(radius), sigma, angles, *layer.shape[-2:]))
+    return (blown[..., :height, :width] * 255).round() / 255
 
 
 def snow(x: Tensor, constants: tuple[float, ...], seeds: list[int]) -> Tensor:
     """Flakes from above and, turned by half a circle, from below, over a whitened image."""
-    keep, layers = constants[-1], []
-    for s in seeds:
-        rng = generator(s, "snow")
-        noise = torch.randn(x.shape[-2:], generator=rng)
-        layers.append(snow_layer(noise, constants, -135 + 90 * float(torch.rand((), generator=rng))))
-    flakes = torch.stack(layers).to(x.device)[:, None]
+    generators = [generator(s, "snow") for s in seeds]
+    noise = torch.stack([torch.randn(x.shape[-2:], generator=g) for g in generators]).to(x.device)
+    angles = [90 * float(torch.rand((), generator=g)) - 135 for g in generators]
+    snowfall = flakes(noise[:, None], constants, angles)
     grey = (x * torch.tensor(LUMA, device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    keep = constants[-1]
     whitened = keep * x + (1 - keep) * torch.maximum(x, grey * 1.5 + 0.5)
-    return whitened + flakes + flakes.flip((2, 3))
+    return whitened + snowfall + snowfall.flip((2, 3))

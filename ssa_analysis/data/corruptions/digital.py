@@ -1,0 +1,103 @@
+"""Colour and coding: brightness, contrast, saturation, pixelation, JPEG.
+
+All take float images ``(n, 3, h, w)`` in [0, 1] and constants of one severity (Hendrycks and Dietterich 2019).
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssa_analysis.errors import SettingsError
+
+
+def brightness(x: Tensor, amount: float, seeds: list[int]) -> Tensor:
+    """``amount`` more of the HSV value; hue and saturation stay, so that the channels keep their proportions."""
+    value = x.amax(1, keepdim=True)
+    brighter = (value + amount).clamp(max=1)
+    return torch.where(value > 0, x * (brighter / value.clamp_min(1e-12)), brighter)
+
+
+def saturate(x: Tensor, constants: tuple[float, float], seeds: list[int]) -> Tensor:
+    """HSV saturation times a factor plus an offset; the hue of a grey pixel is red, as in the reference."""
+    factor, offset = constants
+    value = x.amax(1, keepdim=True)
+    distance = value - x
+    spread = distance.amax(1, keepdim=True)
+    saturation = spread / value.clamp_min(1e-12)
+    wanted = (factor * saturation + offset).clamp(0, 1)
+    red = torch.tensor([0.0, 1.0, 1.0], device=x.device).view(1, 3, 1, 1)
+    return value - torch.where(spread > 0, distance / spread.clamp_min(1e-12), red) * wanted * value
+
+
+def contrast(x: Tensor, factor: float, seeds: list[int]) -> Tensor:
+    """Distances from the mean of each channel, times ``factor``."""
+    mean = x.mean((2, 3), keepdim=True)
+    return (x - mean) * factor + mean
+
+
+_BITS = 22  # fraction bits of the weights in Pillow's resampling of bytes
+
+
+def _box_taps(size: int, new: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """``(index (new,), weight (new,) int32)`` of each tap of Pillow's BOX filter from ``size`` to ``new`` pixels."""
+    scale = size / new
+    reach = max(scale, 1.0)
+    rows = []
+    for i in range(new):
+        centre = (i + 0.5) * scale
+        first, last = max(0, int(centre - reach / 2 + 0.5)), min(size, int(centre + reach / 2 + 0.5))
+        inside = [-0.5 < (k - centre + 0.5) / reach <= 0.5 for k in range(first, last)]
+        share = int((1 << _BITS) / sum(inside) + 0.5)
+        rows.append([(k, share if take else 0) for k, take in zip(range(first, last), inside, strict=True)])
+    taps = []
+    for number in range(max(map(len, rows))):
+        column = [row[number] if number < len(row) else (row[-1][0], 0) for row in rows]
+        index, weight = zip(*column, strict=True)
+        taps.append((torch.tensor(index, device=device), torch.tensor(weight, dtype=torch.int32, device=device)))
+    return taps
+
+
+def _box_resized(pixels: Tensor, dimension: int, new: int) -> Tensor:
+    """Bytes, as int32, resized along one dimension as Pillow's BOX filter does it, rounding included."""
+    size = pixels.shape[dimension]
+    if new == size:
+        return pixels
+    taps = _box_taps(size, new, pixels.device)
+    shape = [1] * pixels.ndim
+    shape[dimension] = new
+    total = None
+    for index, weight in taps:
+        part = pixels.index_select(dimension, index).mul_(weight.view(shape))
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    return total.add_(1 << (_BITS - 1)).bitwise_right_shift_(_BITS)
+
+
+def pixelate(x: Tensor, factor: float, seeds: list[int]) -> Tensor:
+    """Shrunk to ``factor`` of the sides and back by Pillow's BOX filter."""
+    height, width = x.shape[-2:]
+    pixels = (x * 255).to(torch.int32)  # columns first, then rows, as Pillow does
+    small = _box_resized(_box_resized(pixels, 3, max(1, int(width * factor))), 2, max(1, int(height * factor)))
+    return _box_resized(_box_resized(small, 3, width), 2, height).to(x.dtype) / 255
+
+
+JPEG_LARGEST = 65_500  # pixels a side that the format's libraries take
+
+
+def jpeg_compression(x: Tensor, quality: int, seeds: list[int]) -> Tensor:
+    """Coded as JPEG of ``quality`` by Pillow (chroma at half the resolution) and decoded; on the CPU."""
+    from PIL import Image
+
+    if max(x.shape[-2:]) > JPEG_LARGEST:
+        raise SettingsError(f"JPEG holds at most {JPEG_LARGEST} pixels a side, got {x.shape[-1]}x{x.shape[-2]}")
+    pixels = (x * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    out = np.empty_like(pixels)
+    for number, image in enumerate(pixels):
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "JPEG", quality=quality)
+        out[number] = Image.open(stream)
+    return torch.from_numpy(out).permute(0, 3, 1, 2).to(x.device).to(x.dtype) / 255
