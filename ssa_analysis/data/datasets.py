@@ -44,6 +44,21 @@ DATASETS: Registry[DataSource] = Registry("dataset")
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Where the images of a data set stand in their source.
+
+    Attributes:
+        index: ``(n,)`` place of each image in the source. total: how many images that has; the last ``test_count`` of them
+            are official test images. names: ``CLASS/STEM`` of each image's file; empty where there are no such files.
+    """
+
+    index: Tensor
+    total: int
+    test_count: int = 0
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Data:
     """Images with labels and splits.
 
@@ -52,6 +67,7 @@ class Data:
         class_names: empty where the images have no labels.
         splits: name -> ``(k,)`` indices; pairwise disjoint.
         fingerprint: SHA-256 over images, labels and splits, first 16 hex digits.
+        provenance: None where the images come from no source that others could have worked on.
     """
 
     name: str
@@ -63,6 +79,7 @@ class Data:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fingerprint: str
+    provenance: Provenance | None = None
 
     @property
     def image_size(self) -> int:
@@ -77,6 +94,22 @@ class Data:
     def labels_if_any(self, split: str) -> Tensor | None:
         """``(k,)`` labels of a split, None where the images have none."""
         return self.labels_of(split) if self.labelled else None
+
+    def index_of(self, split: str) -> Tensor:
+        """``(k,)`` places of a split's images in ``images``."""
+        return self._index(split)
+
+    def classes_of(self, values: np.ndarray) -> Tensor | None:
+        """``(n,)`` labels of class numbers as other files give them; None where one of them is no class of this data.
+
+        A number is the place of a class, or, where the classes are called by numbers, its name.
+        """
+        numbered = {int(name): k for k, name in enumerate(self.class_names) if name.isascii() and name.isdigit()}
+        if len(numbered) < len(self.class_names):
+            numbered = {k: k for k in range(len(self.class_names))}
+        if not set(np.unique(values).tolist()) <= set(numbered):
+            return None
+        return torch.tensor([numbered[v] for v in values.tolist()], dtype=torch.int64)
 
     def require_labels(self) -> None:
         """DataError where the images have no labels."""
@@ -208,6 +241,9 @@ def make_data(raw: RawImages, name: str, source: DataSource, subset: int | None 
         mean=source.mean,
         std=source.std,
         fingerprint=_fingerprint(images, labels, *splits.values()),
+        provenance=Provenance(
+            keep, len(raw.labels), raw.test_count, tuple(raw.names[i] for i in keep.tolist()) if raw.names else ()
+        ),
     )
 
 

@@ -25,12 +25,14 @@ class RawImages:
         labels: ``(n,)`` int64.
         read: indices ``(k,)`` -> ``(k, 3, h, w)`` uint8 images; called once, with those images that some split uses.
         test_count: how many images, the last ones, are official test images.
+        names: ``CLASS/STEM`` of every image's file; empty where the images have no files of their own.
     """
 
     labels: Tensor
     class_names: tuple[str, ...]
     read: Callable[[Tensor], Tensor]
     test_count: int = 0
+    names: tuple[str, ...] = ()
 
 
 def in_memory(images: Tensor, labels: Tensor, class_names: tuple[str, ...], test_count: int = 0) -> RawImages:
@@ -43,30 +45,53 @@ def load_files(path: Path, image_size: int | None) -> RawImages:
     return load_npz(path) if path.suffix == ".npz" else load_image_tree(path, image_size)
 
 
-def load_npz(path: Path) -> RawImages:
-    """``x (n, h, w, c)`` uint8 with c = 1 or 3 and ``y (n,)`` integers, or no y; pickled arrays are never loaded."""
+def read_npz(path: Path, keys: tuple[tuple[str, str], ...] = (("x", "y"),)) -> tuple[Tensor, np.ndarray | None]:
+    """Images ``(n, 3, h, w)`` uint8 and labels ``(n,)`` integers, or None, of an ``.npz``; pickled arrays are never loaded.
+
+    Args:
+        keys: names that the two arrays may have; the first pair whose images are there is taken.
+
+    Raises:
+        DataError: no such file, damaged, or arrays of another kind.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    first = keys[0][0]
     try:
         with open(path, "rb") as stream:  # numpy would leave a damaged archive open
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):  # np.load goes by the content, not by the name
                 raise DataError(f"{path}: a single array (.npy); it needs an .npz with x (n, h, w, c) uint8 and y (n,)")
-            if "x" not in archive:
-                raise DataError(f"{path}: no array 'x'; it needs x (n, h, w, c) uint8, and y (n,) where there are labels")
-            x = archive["x"]
-            y = archive.get("y")
+            named = next(((a, b) for a, b in keys if a in archive), None)
+            if named is None:
+                raise DataError(f"{path}: no array {first!r}; it needs x (n, h, w, c) uint8, and y (n,) where there are labels")
+            x, y = archive[named[0]], archive.get(named[1])
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError) as error:
         raise DataError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
+    return as_images(x, path), None if y is None else as_labels(y, len(x), path)
+
+
+def as_images(x: np.ndarray, path: Path) -> Tensor:
+    """``(n, 3, h, w)`` of an array ``(n, h, w)`` or ``(n, h, w, 1 or 3)`` uint8; DataError for another one."""
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4 or x.dtype != np.uint8 or x.shape[-1] not in (1, 3):
         raise DataError(f"{path}: x must be (n, h, w, 1 or 3) uint8, got {x.shape} {x.dtype}")
-    images = torch.from_numpy(np.ascontiguousarray(np.repeat(x, 3 // x.shape[-1], axis=-1).transpose(0, 3, 1, 2)))
+    return torch.from_numpy(np.ascontiguousarray(np.repeat(x, 3 // x.shape[-1], axis=-1).transpose(0, 3, 1, 2)))
+
+
+def as_labels(y: np.ndarray, count: int, path: Path) -> np.ndarray:
+    """``y`` if it is ``(count,)`` integers; DataError otherwise."""
+    if y.ndim != 1 or len(y) != count or not np.issubdtype(y.dtype, np.integer):
+        raise DataError(f"{path}: y must be ({count},) integers, got {y.shape} {y.dtype}")
+    return y
+
+
+def load_npz(path: Path) -> RawImages:
+    """``x (n, h, w, c)`` uint8 with c = 1 or 3 and ``y (n,)`` integers, or no y; pickled arrays are never loaded."""
+    images, y = read_npz(path)
     if y is None:
         return in_memory(images, torch.zeros(len(images), dtype=torch.int64), ())
-    if y.ndim != 1 or len(y) != len(x) or not np.issubdtype(y.dtype, np.integer):
-        raise DataError(f"{path}: y must be ({len(x)},) integers, got {y.shape} {y.dtype}")
     classes, labels = np.unique(y, return_inverse=True)
     return in_memory(images, torch.from_numpy(labels.astype(np.int64)), tuple(str(c) for c in classes))
 
@@ -89,17 +114,21 @@ def load_image_tree(path: Path, image_size: int | None = None) -> RawImages:
     loose = sorted(f for f in path.iterdir() if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES)
     if loose and not files:
         return RawImages(
-            torch.zeros(len(loose), dtype=torch.int64), (), lambda index: _decode([loose[i] for i in index.tolist()], image_size)
+            torch.zeros(len(loose), dtype=torch.int64),
+            (),
+            lambda index: decode([loose[i] for i in index.tolist()], image_size),
+            names=tuple(file.stem for file in loose),
         )
     if not files:
         raise DataError(f"{path}: no images; expected {path}/CLASS/IMAGE.png and the like, or {path}/IMAGE.png without labels")
     sizes = [len(group) for group in found if group]
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    return RawImages(labels, names, lambda index: _decode([files[i] for i in index.tolist()], image_size))
+    stems = tuple(f"{name}/{file.stem}" for name, group in zip(names, filter(None, found), strict=True) for file in group)
+    return RawImages(labels, names, lambda index: decode([files[i] for i in index.tolist()], image_size), names=stems)
 
 
-def _decode(files: list[Path], image_size: int | None) -> Tensor:
-    """``(n, 3, size, size)`` uint8 from image files."""
+def decode(files: list[Path], image_size: int | None) -> Tensor:
+    """``(n, 3, size, size)`` uint8 from image files; DataError for one that is damaged or, without a size, of another."""
     from PIL import Image
     from torchvision.transforms.v2 import functional as transform
 

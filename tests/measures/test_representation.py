@@ -1,4 +1,4 @@
-"""Representation and robustness on representations whose values are known."""
+"""Representation and downstream accuracy on representations whose values are known."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ssa_analysis.data.corruptions import CORRUPTIONS
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures.downstream import DownstreamSettings, downstream
 from ssa_analysis.measures.representation import effective_rank, uniformity
-from ssa_analysis.measures.robustness import RobustnessSettings, robustness
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.score import find_score
 
@@ -59,23 +57,3 @@ def test_a_random_label_gives_chance(oracle: Encoder, coded: Data) -> None:
     )
     score = find_score(downstream(oracle, shuffled, DownstreamSettings()), "probe_accuracy")
     assert score.value == pytest.approx(0.1, abs=0.09)
-
-
-def test_errors_of_the_robustness_table_are_those_of_its_scores(encoder: Encoder, digits: Data) -> None:
-    scores = robustness(encoder, digits, RobustnessSettings(images=60))
-    table = find_score(scores, "mean_error").arrays
-    errors = np.array(table["error"])
-    assert errors.shape == (len(CORRUPTIONS), 5)
-    assert find_score(scores, "mean_error").value == pytest.approx(errors.mean())
-    for row, name in zip(errors, table["corruption"], strict=True):
-        assert find_score(scores, f"error_{name}").value == pytest.approx(row.mean())
-    clean = find_score(scores, "clean_error").value
-    assert find_score(scores, "error_increase").value == pytest.approx(errors.mean() - clean)
-    # the strongest loss of contrast hurts more than the weakest
-    contrast = errors[table["corruption"].index("contrast")]
-    assert contrast[4] > contrast[0]
-
-
-def test_batches_do_not_change_the_corruptions(encoder: Encoder, digits: Data) -> None:
-    one, two = (robustness(encoder, digits, RobustnessSettings(images=50, batch=b)) for b in (7, 50))
-    assert [s.value for s in one] == [s.value for s in two]

@@ -1,0 +1,68 @@
+"""Further test sets of the classes of a data set: CIFAR-10.1, CIFAR-10.2 and the like."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ssa_analysis.data.datasets import Data, resize
+from ssa_analysis.data.files import as_images, as_labels, read_npz
+from ssa_analysis.errors import DataError
+
+_PAIR = ("_data", "_labels")  # CIFAR-10.1: cifar10.1_v6_data.npy and cifar10.1_v6_labels.npy
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """``images (n, 3, h, w)`` uint8 of the data set's size, ``labels (n,)`` in its classes."""
+
+    __test__ = False  # for pytest, which would take it for a test
+
+    name: str
+    images: Tensor
+    labels: Tensor
+
+
+def load_test_set(path: Path, data: Data) -> TestSet:
+    """A test set of the classes of ``data``.
+
+    Args:
+        path: ``.npz`` with ``x`` and ``y`` or with ``images`` and ``labels``, or ``NAME_data.npy`` beside
+            ``NAME_labels.npy``; labels are places of classes, or their names where these are numbers.
+
+    Raises:
+        DataError: no such file, other arrays, labels that are no classes of ``data``.
+    """
+    if path.suffix == ".npy" and path.stem.endswith(_PAIR[0]):
+        name = path.stem.removesuffix(_PAIR[0])
+        beside = path.with_name(f"{name}{_PAIR[1]}.npy")
+        images = as_images(_plain_array(path), path)
+        labels: np.ndarray | None = as_labels(_plain_array(beside), len(images), beside)
+    else:
+        name = path.stem
+        images, labels = read_npz(path, (("x", "y"), ("images", "labels")))
+    if labels is None:
+        raise DataError(f"{path}: a test set needs labels: an array y (n,), or labels")
+    if len(labels) < 2:
+        raise DataError(f"{path}: a test set needs at least 2 images, got {len(labels)}")
+    known = data.classes_of(labels)
+    if known is None:
+        raise DataError(f"{path}: labels {labels.min()} to {labels.max()} are not all among the {len(data.class_names)} classes")
+    if images.shape[-2:] != (data.image_size, data.image_size):
+        images = resize(images, data.image_size)
+    return TestSet(name, images, known)
+
+
+def _plain_array(path: Path) -> np.ndarray:
+    try:
+        with open(path, "rb") as stream:  # numpy would leave a damaged archive open
+            array: np.ndarray = np.load(stream, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable .npy file of a plain array ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: an archive, not a single array")
+    return array
