@@ -86,6 +86,21 @@ def own_model(model: str | None, normalise: str | None) -> OwnModel | None:
     return parse_model(model, normalise)
 
 
+def corruption_options(function: F) -> F:
+    """``--corruptions``, ``--frost-textures``."""
+    official = (
+        "Official corrupted images for robustness: a CIFAR-10-C or CIFAR-100-C folder or an ImageNet-C tree; else regenerated."
+    )
+    option = click.option("--corruptions", type=click.Path(), metavar="FOLDER", help=official)
+    textures = "The official frost textures, for regenerated corruptions; else a procedural texture under its own name."
+    return option(click.option("--frost-textures", type=click.Path(), metavar="FOLDER", help=textures)(function))
+
+
+def whole_path(path: str | None) -> str:
+    """An absolute path, so that a store knows the setting from anywhere; empty for None."""
+    return "" if path is None else str(Path(path).expanduser().absolute())
+
+
 def device_option(function: F) -> F:
     """``--device``."""
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")(function)

@@ -10,6 +10,7 @@ from ssa_analysis.cli.common import (
     EXIT_FAILED,
     Progress,
     config_option,
+    corruption_options,
     data_options,
     device_option,
     duration,
@@ -20,9 +21,11 @@ from ssa_analysis.cli.common import (
     parse_settings,
     resolve_device,
     say,
+    whole_path,
 )
 
 from ssa_analysis.checkpoints.own_model import OwnModel
+from ssa_analysis.measures.corruption_baseline import ALEXNET
 from ssa_analysis.measures.curvature import BACKENDS
 from ssa_analysis.measures.fixed_loss import LOSSES
 from ssa_analysis.numerics.ranks import Ranks
@@ -31,7 +34,7 @@ from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, lo
 from ssa_analysis.running.ranks import joined_ranks
 from ssa_analysis.running.scoring import ScoringSummary, cells_to_run, run_cells
 from ssa_analysis.running.store import Store, short_names
-from ssa_analysis.score import Score
+from ssa_analysis.score import Score, marks_of
 
 
 @click.command()
@@ -68,6 +71,18 @@ from ssa_analysis.score import Score
     help="What computes the curvature: ours, or another library through an adapter.",
 )
 @click.option("--tau", type=float, help="Temperature of the contrastive loss; default: the checkpoint's own, else 0.5.")
+@corruption_options
+@click.option(
+    "--test-set",
+    "test_sets",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="Further test set for robustness, such as CIFAR-10.1: .npz or NAME_data.npy; repeatable.",
+)
+@click.option(
+    "--baseline", metavar="alexnet|FILE", help="Errors that mCE divides by: AlexNet's on ImageNet-C, or a .csv or .json file."
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes; checkpoints are shared among them."
@@ -78,7 +93,8 @@ from ssa_analysis.score import Score
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
     model: str | None, normalise: str | None, store_path: str, measures: str | None, assignments: tuple[str, ...], views: str,
-    loss: str, backend: str, tau: float | None, seed: int, workers: int, device: str, as_json: bool,
+    loss: str, backend: str, tau: float | None, corruptions: str | None, frost_textures: str | None, test_sets: tuple[str, ...],
+    baseline: str | None, seed: int, workers: int, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure CHECKPOINTs (files, globs, folders) and keep the scores.
 
@@ -89,10 +105,15 @@ def command(
       ssa-analyze score runs/*/last.pt --data cifar10 --store scores.db
       ssa-analyze score model.pt --data images/ --measures downstream,shift --json
       ssa-analyze score mine.pt --model net.py:build --normalise cifar10 --data cifar10 --loss supervised --measures curvature
+      ssa-analyze score model.pt --data cifar10 --measures robustness --corruptions CIFAR-10-C/
     """
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
     names = [m.strip() for m in measures.split(",") if m.strip()] if measures is not None else default_measures()
-    shared = {"views": views, "tau": tau, "loss": loss, "backend": backend}
+    shared = {
+        "views": views, "tau": tau, "loss": loss, "backend": backend, "corruptions": whole_path(corruptions),
+        "frost_textures": whole_path(frost_textures), "test_sets": os.pathsep.join(whole_path(path) for path in test_sets),
+        "baseline": ALEXNET if baseline == ALEXNET else whole_path(baseline),
+    }  # fmt: skip
     run_and_print(checkpoints, spec, names, parse_settings(assignments), shared, seed, store_path, workers, device, as_json,
                   own_model(model, normalise))  # fmt: skip
 
@@ -151,7 +172,9 @@ def _headline(scores: list[Score]) -> str:
         return ""
     first = scores[0]
     error = f" ± {first.stderr:.2g}" if first.stderr else ""
-    return f"{first.name} {first.value:.4g}{error}{' (not converged)' if not first.converged else ''}"
+    mark = marks_of([first.settings])
+    note = f" ({mark})" if mark else ""
+    return f"{first.name} {first.value:.4g}{error}{note}{' (not converged)' if not first.converged else ''}"
 
 
 def _finish(summary: ScoringSummary, left_out: int, store_path: str | None, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from ssa_analysis.reports.figures.frames import rows_of
-from ssa_analysis.reports.names import RUNG, label_of
+from ssa_analysis.reports.names import RUNG, label_of, labelled
 from ssa_analysis.reports.style import method_label, ordered_methods
 
 from ssa_analysis.errors import DataError
@@ -35,7 +35,7 @@ def _sentence(frame: pd.DataFrame, key: str, lowest: bool, opening: str) -> str 
     interval = f" [{best['low']:.3g}, {best['high']:.3g}]" if np.isfinite(best["low"]) and np.isfinite(best["high"]) else ""
     close = "".join(f"; not separable from {row.checkpoint} ({row.value:.3g})" for row in ties.head(1).itertuples())
     close += f" and {len(ties) - 1} more" if len(ties) > 1 else ""
-    return f"{opening}: {best['checkpoint']} ({label_of(key)} {best['value']:.3g}{interval}){close}."
+    return f"{opening}: {best['checkpoint']} ({labelled(frame, key)} {best['value']:.3g}{interval}){close}."
 
 
 def method_means(frame: pd.DataFrame, key: str) -> dict[str, tuple[float, int]]:

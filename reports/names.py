@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pandas as pd
+
+from ssa_analysis.linking.rank import note_of
+
 RUNG = r"R\d(_pac_bayes)?"  # names of the scores of `bounds` that are checked inequalities
 
 
@@ -40,6 +44,16 @@ _BY_KEY = {row.key: row for row in KEY_SCORES}
 def label_of(key: str) -> str:
     """The label of ``measure.name``; other scores keep their name."""
     return _BY_KEY[key].label if key in _BY_KEY else key.split(".", 1)[-1].replace("_", " ")
+
+
+def labelled(frame: pd.DataFrame, key: str) -> str:
+    """The label of ``measure.name`` with what must be said of its values in a table, such as ``(regenerated)``."""
+    return f"{label_of(key)}{in_brackets(note_of(frame, key))}"
+
+
+def in_brackets(mark: str) -> str:
+    """`` (mark)``, or nothing."""
+    return f" ({mark})" if mark else ""
 
 
 def better_of(key: str) -> str:

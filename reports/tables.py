@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 from ssa_analysis.reports.figures.frames import rows_of
-from ssa_analysis.reports.names import KEY_SCORES, RUNG, label_of
+from ssa_analysis.reports.names import KEY_SCORES, RUNG, labelled
 from ssa_analysis.reports.style import method_label
 
 from ssa_analysis.errors import DataError
@@ -35,7 +35,7 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, dict[str, str]] = {}
     for key in keys:
         rows = rows_of(frame, *key.split("."))
-        columns[label_of(key)] = {
+        columns[labelled(frame, key)] = {
             str(r.checkpoint): with_error(r.value, r.stderr, r.low, r.high) + ("" if r.converged else " *")
             for r in rows.itertuples()
         }
@@ -46,7 +46,7 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """All scores, one a row, as numbers."""
+    """All scores, one a row, as numbers; ``note`` says what must be said of them, for instance ``regenerated``."""
     columns = [
         "checkpoint",
         "method",
@@ -62,7 +62,8 @@ def score_table(frame: pd.DataFrame) -> pd.DataFrame:
         "seed",
         "seconds",
     ]
-    return frame[columns].reset_index(drop=True)
+    notes = [str(settings.get("mark") or "") for settings in frame["settings"]]
+    return frame[columns].assign(note=notes).reset_index(drop=True)
 
 
 def bounds_table(frame: pd.DataFrame) -> pd.DataFrame:

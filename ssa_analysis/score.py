@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -77,6 +77,15 @@ class Score:
     def with_context(self, checkpoint: str, settings: Mapping[str, Any], seconds: float) -> Score:
         """The same number, told where it came from; the score's own settings win over the shared ones."""
         return replace(self, checkpoint=checkpoint, settings={**settings, **self.settings}, seconds=seconds)
+
+
+def marks_of(settings: Iterable[Mapping[str, Any]]) -> str:
+    """What every output must say of scores with these settings (``mark``): ``regenerated`` corruptions, say; often nothing.
+
+    Several different marks stand side by side: such scores are not comparable.
+    """
+    marks = sorted({str(s.get("mark") or "") for s in settings})
+    return "" if marks in ([], [""]) else " and ".join(mark or "official" for mark in marks)
 
 
 def find_score(scores: Sequence[Score], name: str) -> Score:

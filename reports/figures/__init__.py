@@ -29,7 +29,7 @@ from ssa_analysis.reports.figures.landscape import (
     landscape_surfaces_3d,
 )
 from ssa_analysis.reports.figures.linking import correlations, score_scatter
-from ssa_analysis.reports.figures.robustness import corruption_curves
+from ssa_analysis.reports.figures.robustness import corruption_angles, corruption_curves, corruption_heatmap
 from ssa_analysis.reports.figures.shift import (
     margins,
     null_histograms,
@@ -172,9 +172,22 @@ FIGURES = (
     ),
     FigureEntry(
         "corruption_curves",
-        "Error of the frozen probe under corruptions",
-        "Mean over the checkpoints of a method; severity 0 is the clean image. Corruptions are regenerated, not official files.",
+        "Accuracy of the frozen probe under corruptions",
+        "Mean over the checkpoints of a method; severity 0 is the clean image. The band spans the checkpoints; for one alone it "
+        "is the 95 % interval over images.",
         corruption_curves,
+    ),
+    FigureEntry(
+        "corruption_heatmap",
+        "Accuracy of the frozen probe, checkpoints by corruptions",
+        "Mean over the five severities; the clean images first. The last four corruptions are extra ones, in no mean.",
+        corruption_heatmap,
+    ),
+    FigureEntry(
+        "corruption_angles",
+        "How far corruptions turn the embedding",
+        "Mean angle between the embeddings of an image and of its corrupted twin; needs no labels. Band as above.",
+        corruption_angles,
     ),
     FigureEntry(
         "bound_waterfall",

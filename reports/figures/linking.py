@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from ssa_analysis.reports.figures.frames import grid_shape, legend_of_methods, points_by_method, rows_of
-from ssa_analysis.reports.names import KEY_SCORES, label_of
+from ssa_analysis.reports.names import KEY_SCORES, labelled
 from ssa_analysis.reports.style import new_figure, ordered_methods, styled
 
 from ssa_analysis.errors import DataError
@@ -39,7 +39,7 @@ def score_scatter(frame: pd.DataFrame) -> Figure | None:
     with styled():
         for panel, (key, rows) in zip(axes, panels.items(), strict=False):
             points_by_method(panel, rows, target.loc[rows["sha256"]], methods)
-            panel.set_xlabel(label_of(key))
+            panel.set_xlabel(labelled(frame, key))
         for panel in axes[len(panels) :]:
             panel.set_visible(False)
         for panel in axes[::columns]:
@@ -67,7 +67,7 @@ def correlations(frame: pd.DataFrame) -> Figure | None:
         axes.errorbar(value, places, xerr=np.nan_to_num(bars), fmt="none", ecolor="#0072B2")
         axes.scatter(value, places, s=22, c=np.where(decided, "#0072B2", "white"), edgecolors="#0072B2", zorder=3)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(places, [label_of(k) for k in keys[::-1]])
+        axes.set_yticks(places, [labelled(frame, k) for k in keys[::-1]])
         axes.set_xlim(-1.05, 1.05)
         axes.set_xlabel(f"Spearman correlation with probe accuracy ({int(table['n'].max())} checkpoints)")
     return figure

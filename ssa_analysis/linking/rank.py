@@ -10,6 +10,7 @@ import pandas as pd
 from ssa_analysis.errors import DataError
 from ssa_analysis.numerics.resampling import Interval
 from ssa_analysis.registry import unknown_name
+from ssa_analysis.score import marks_of
 
 COEFFICIENTS = ("pearson", "spearman", "kendall")
 MINIMUM = 4  # checkpoints; with three, every rank correlation but +-1 is +-0.5
@@ -17,13 +18,17 @@ MINIMUM = 4  # checkpoints; with three, every rank correlation but +-1 is +-0.5
 
 @dataclass(frozen=True)
 class Link:
-    """Correlation of one score with the target over n checkpoints; intervals are 95 % percentile bootstrap."""
+    """Correlation of one score with the target over n checkpoints; intervals are 95 % percentile bootstrap.
+
+    ``note``: what must be said of the score's values, such as ``regenerated``.
+    """
 
     score: str
     n: int
     pearson: Interval
     spearman: Interval
     kendall: Interval
+    note: str = ""
 
 
 def _weighted_pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -113,11 +118,20 @@ def link_scores(frame: pd.DataFrame, target: str, *, draws: int = 1000, seed: in
         both = table[[name, target]].dropna() if name != target else None
         if both is None or name.startswith(family) or len(both) < MINIMUM or both[name].nunique() < 2:
             continue
-        links.append(_link(str(name), both[name].to_numpy(float), both[target].to_numpy(float), draws, seed))
+        note = note_of(frame, str(name))
+        links.append(_link(str(name), both[name].to_numpy(float), both[target].to_numpy(float), draws, seed, note))
     return sorted(links, key=lambda link: -abs(np.nan_to_num(link.spearman.value)))
 
 
-def _link(name: str, x: np.ndarray, y: np.ndarray, draws: int, seed: int) -> Link:
+def note_of(frame: pd.DataFrame, score: str) -> str:
+    """What must be said of the values of ``measure.name`` in a store's long table; nothing without a column ``settings``."""
+    if "settings" not in frame:
+        return ""
+    measure, _, name = score.partition(".")
+    return marks_of(frame.loc[(frame["measure"] == measure) & (frame["name"] == name), "settings"])
+
+
+def _link(name: str, x: np.ndarray, y: np.ndarray, draws: int, seed: int, note: str = "") -> Link:
     n = len(x)
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
     whole, resampled = correlations(x, y, np.ones((1, n))), correlations(x, y, counts)
@@ -127,16 +141,17 @@ def _link(name: str, x: np.ndarray, y: np.ndarray, draws: int, seed: int) -> Lin
         low, high = np.quantile(samples, [0.025, 0.975]) if len(samples) > 1 else (np.nan, np.nan)
         spread = float(samples.std(ddof=1)) if len(samples) > 1 else float("nan")
         intervals[kind] = Interval(float(whole[kind][0]), spread, float(low), float(high))
-    return Link(name, n, **intervals)
+    return Link(name, n, **intervals, note=note)
 
 
 def link_table(links: list[Link]) -> pd.DataFrame:
-    """One row a score: n, and value, low and high of each coefficient."""
+    """One row a score: n, value, low and high of each coefficient, and what must be said of the score's values."""
     rows = []
     for link in links:
         row: dict[str, object] = {"score": link.score, "n": link.n}
         for kind in COEFFICIENTS:
             interval: Interval = getattr(link, kind)
             row |= {kind: interval.value, f"{kind}_low": interval.low, f"{kind}_high": interval.high}
+        row["note"] = link.note
         rows.append(row)
     return pd.DataFrame(rows)

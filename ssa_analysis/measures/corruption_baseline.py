@@ -41,6 +41,15 @@ class Baseline:
                 f"the baseline {self.name} has no error for {', '.join(lacking)}; mCE needs all of the common corruptions"
             )
 
+    def no_increase(self, corruptions: Sequence[str]) -> dict[str, str]:
+        """Why there is no relative mCE against this baseline, as a setting of scores; empty where there is one."""
+        if self.clean is None:
+            return {"relative_mce": "not defined: the clean error of the baseline is not known"}
+        least = min(corruptions, key=lambda name: self.errors[name])
+        if self.errors[least] <= self.clean:
+            return {"relative_mce": f"not defined: the baseline's error under {least} is not above its clean error"}
+        return {}
+
 
 def load_baseline(source: str, classes: int) -> Baseline:
     """``alexnet`` (on ImageNet-C), or a file of somebody's errors.

@@ -78,6 +78,12 @@ class RobustnessSettings(MeasureSettings):
         return tuple(dict.fromkeys(name.strip() for name in self.only.split(",") if name.strip()))
 
 
+def corrupted_twins(data: Data, settings: RobustnessSettings) -> tuple[CorruptedTwins, tuple[str, ...]]:
+    """The corrupted images that the settings name, and which of their corruptions are wanted."""
+    twins = _open(data, settings)
+    return twins, _names(twins, settings)
+
+
 def _open(data: Data, settings: RobustnessSettings) -> CorruptedTwins:
     if settings.corruptions:
         return open_corruptions(Path(settings.corruptions).expanduser(), data)
@@ -129,8 +135,7 @@ def robustness(encoder: Encoder, data: Data, settings: RobustnessSettings) -> li
         MeasureError: neither labels nor projector. DataError: files that are missing or do not belong to the data.
         SettingsError: mCE without all of the common corruptions.
     """
-    twins = _open(data, settings)
-    names = _names(twins, settings)
+    twins, names = corrupted_twins(data, settings)
     averaged = present(COMMON, names) or names
     baseline = load_baseline(settings.baseline, len(data.class_names)) if settings.baseline else None
     if baseline is not None:
@@ -221,13 +226,11 @@ def _relative_to(
     """mCE, the mean of the corruptions' errors over the baseline's; and the same of the increases over the clean errors."""
     about = {**about, "baseline": baseline.name}
     shares = [values / baseline.errors[name] for name, values in errors.items()]
-    yield _score(f"{prefix}mce", np.mean(shares, axis=0), "of the baseline", about)
-    if baseline.clean is None:
+    lacking = baseline.no_increase(tuple(errors))
+    yield _score(f"{prefix}mce", np.mean(shares, axis=0), "of the baseline", {**about, **lacking})
+    if lacking or baseline.clean is None:
         return
-    room = {name: baseline.errors[name] - baseline.clean for name in errors}
-    if min(room.values()) <= 0:
-        return  # where the baseline loses nothing there is nothing to compare with
-    increases = [(values - clean) / room[name] for name, values in errors.items()]
+    increases = [(values - clean) / (baseline.errors[name] - baseline.clean) for name, values in errors.items()]
     yield _score(f"{prefix}relative_mce", np.mean(increases, axis=0), "of the baseline", about)
 
 

@@ -115,7 +115,14 @@ def test_mce_and_relative_mce_by_their_definitions(
         find_score(scores, "mean_error").stderr / np.mean(list(base.values())), rel=0.2
     )
     path.write_text("corruption,error\n" + "".join(f"{n},{e}\n" for n, e in base.items()))
-    assert "relative_mce" not in {s.name for s in run(oracle, twins, monkeypatch, baseline=str(path))}
+    for row, why in (
+        ("", "the clean error of the baseline is not known"),
+        ("clean,0.3\n", "error under gaussian_noise is not above"),
+    ):
+        path.write_text("corruption,error\n" + "".join(f"{n},{e}\n" for n, e in base.items()) + row)
+        scores = run(oracle, twins, monkeypatch, baseline=str(path))
+        assert "relative_mce" not in {s.name for s in scores}
+        assert why in find_score(scores, "mce").settings["relative_mce"]
 
 
 def test_mce_needs_all_fifteen(oracle: Encoder, coded: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,10 +109,17 @@ def scores_of(number: int) -> list[Score]:
             "views", "fourier_relief", 0.05, 0.02, settings={"group": "verdict", "verdict": "yes", "sentence": "it does"}
         ),
         Score.estimate(
-            "robustness", "mean_error", 0.5 - 0.03 * i, 0.004, "share",
+            "robustness", "mean_error", 0.5 - 0.03 * i, 0.004, "share", settings={"mark": "regenerated"},
             arrays={
-                "corruption": CORRUPTIONS, "severity": SEVERITIES, "clean": 0.1,
-                "error": [[0.1 * s + 0.01 * k + 0.001 * i for s in SEVERITIES] for k in range(3)],
+                "corruption": CORRUPTIONS, "severity": SEVERITIES, "clean": 0.1, "stderr": [[0.01] * 5] * 3,
+                "value": [[0.1 * s + 0.01 * k + 0.001 * i for s in SEVERITIES] for k in range(3)],
+            },
+        ),
+        Score.estimate(
+            "robustness", "mean_angle", 30.0 + i, 0.5, "degrees", settings={"mark": "regenerated"},
+            arrays={
+                "corruption": CORRUPTIONS, "severity": SEVERITIES, "clean": 0.0, "stderr": [[1.0] * 5] * 3,
+                "value": [[10.0 * s + k + 0.1 * i for s in SEVERITIES] for k in range(3)],
             },
         ),
         Score.estimate("representation", "uniformity", -3.0 + 0.1 * i, 0.05),

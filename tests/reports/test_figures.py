@@ -29,7 +29,7 @@ from ssa_analysis.reports.figures.curvature import eigenvalues, spectral_density
 from ssa_analysis.reports.figures.frames import MAX_PANELS, panel_choice, rows_of
 from ssa_analysis.reports.figures.landscape import landscape_slices, landscape_surfaces
 from ssa_analysis.reports.figures.linking import PANELS, correlations, score_scatter
-from ssa_analysis.reports.figures.robustness import corruption_curves
+from ssa_analysis.reports.figures.robustness import contact_sheet, corruption_angles, corruption_curves, corruption_heatmap
 from ssa_analysis.reports.figures.shift import pair_similarities, shift_statistics
 from ssa_analysis.reports.names import label_of
 from ssa_analysis.reports.style import METHOD_LABELS, PALETTE, method_style, ordered_methods
@@ -129,7 +129,14 @@ def test_pyplot_is_never_imported(frame: pd.DataFrame, monkeypatch: pytest.Monke
 def test_a_method_has_the_same_colour_in_every_figure(frame: pd.DataFrame) -> None:
     """Also where only some of the methods are there."""
     some = frame[frame["method"] != "simclr"]
-    for name in ("score_scatter", "eigenvalues", "spectral_density", "shift_statistics", "corruption_curves"):
+    for name in (
+        "score_scatter",
+        "eigenvalues",
+        "spectral_density",
+        "shift_statistics",
+        "corruption_curves",
+        "corruption_angles",
+    ):
         for table in (frame, some):
             present = ordered_methods(list(table["method"]))
             assert legend_of(DRAWERS[name](table)) == {METHOD_LABELS[m]: COLOURS[m].lower() for m in present}
@@ -147,7 +154,8 @@ def test_other_methods_get_the_colours_that_are_left() -> None:
 def test_scatter_has_a_panel_a_score_and_a_point_a_checkpoint(frame: pd.DataFrame) -> None:
     table = frame[~((frame["measure"] == "bounds") & (frame["method"] == "simclr"))]
     figure = score_scatter(table)
-    assert [p.get_xlabel() for p in panels(figure)] == [label_of(key) for key in PANELS]
+    marked = {"robustness.mean_error": "corrupted error (regenerated)"}
+    assert [p.get_xlabel() for p in panels(figure)] == [marked.get(key, label_of(key)) for key in PANELS]
     assert [p.get_ylabel() for p in panels(figure)] == ["probe accuracy", "", "", ""] * 2
     for panel, key in zip(panels(figure), PANELS, strict=True):
         drawn = [(x, y) for c in errorbars(panel) for x, y in zip(*c.lines[0].get_data(), strict=True)]
@@ -175,10 +183,10 @@ def test_correlations_on_a_table_whose_answer_is_known(frame: pd.DataFrame) -> N
     x, y = np.array(axes.collections[-1].get_offsets()).T
     value = {labels[int(place)]: round(float(v), 6) for v, place in zip(x, y, strict=True)}
     assert value[label_of("curvature.lambda_max")] == -1
-    assert value[label_of("robustness.mean_error")] == -1
+    assert value["corrupted error (regenerated)"] == -1
     assert value[label_of("representation.effective_rank")] == 1
     assert label_of("downstream.knn_accuracy") not in value  # of the target's own family
-    assert labels[-1] == label_of("robustness.mean_error")  # the order of the tables, from the top
+    assert labels[-1] == "corrupted error (regenerated)"  # the order of the tables, from the top
     assert axes.get_xlabel() == "Spearman correlation with probe accuracy (8 checkpoints)"
     assert axes.get_xlim() == (-1.05, 1.05)
 
@@ -315,16 +323,80 @@ def test_pair_similarities_share_bins_and_are_densities(frame: pd.DataFrame) -> 
 
 
 def test_corruption_curves_average_over_the_checkpoints_of_a_method(frame: pd.DataFrame) -> None:
-    figure = corruption_curves(frame)
-    shown = panels(figure)
-    assert [p.get_title() for p in shown] == ["gaussian noise", "defocus blur", "contrast"]
-    assert {p.get_xlabel() for p in shown} == {"severity"}
-    assert shown[0].get_ylabel() == "error"
-    for k, panel in enumerate(shown):
-        assert len(panel.lines) == 4
-        line = panel.lines[0]  # SimCLR: checkpoints 0 and 4
-        assert line.get_xdata().tolist() == [0, 1, 2, 3, 4, 5]
-        assert line.get_ydata().tolist() == pytest.approx([0.1] + [0.1 * s + 0.01 * k + 0.002 for s in range(1, 6)])
+    for draw, label, shown in (
+        (corruption_curves, "accuracy", lambda e: 1 - e),
+        (corruption_angles, "angle (degrees)", lambda a: a),
+    ):
+        figure = draw(frame)
+        drawn = panels(figure)
+        assert [p.get_title() for p in drawn] == ["gaussian noise", "defocus blur", "contrast"]
+        assert {p.get_xlabel() for p in drawn} == {"severity"}
+        assert drawn[0].get_ylabel() == label
+        assert figure.legends[0].get_title().get_text() == "corrupted images: regenerated"
+        scale, clean = (1, 0.1) if draw is corruption_curves else (100, 0.0)
+        for k, panel in enumerate(drawn):
+            assert len(panel.lines) == 4
+            line = panel.lines[0]  # SimCLR: checkpoints 0 and 4
+            assert line.get_xdata().tolist() == [0, 1, 2, 3, 4, 5]
+            expected = [scale * (0.1 * s + 0.01 * k + 0.002) for s in range(1, 6)]
+            assert line.get_ydata().tolist() == pytest.approx([shown(v) for v in (clean, *expected)])
+            ends = panel.collections[0].get_paths()[0].get_extents()  # the band spans the two
+            assert ends.y1 - ends.y0 > line.get_ydata().max() - line.get_ydata().min()
+
+
+def test_a_single_checkpoint_s_band_is_its_interval_over_images(frame: pd.DataFrame) -> None:
+    panel = panels(corruption_curves(frame[frame["checkpoint"] == "simclr-s0"]))[0]
+    points = panel.collections[0].get_paths()[0].vertices
+    at_five = sorted({round(float(y), 6) for x, y in points if x == 5})
+    assert at_five == [pytest.approx(0.5 - 1.96 * 0.01), pytest.approx(0.5 + 1.96 * 0.01)]
+    assert {round(float(y), 6) for x, y in points if x == 0} == {0.9}
+
+
+def test_official_files_are_said_to_be_so(frame: pd.DataFrame) -> None:
+    official = frame.assign(settings=[{**s, "mark": ""} for s in frame["settings"]])
+    assert corruption_curves(official).legends[0].get_title().get_text() == "corrupted images: official files"
+    mixed = frame.assign(settings=[{**s, "mark": "" if k % 2 else s.get("mark", "")} for k, s in enumerate(frame["settings"])])
+    mixed.loc[mixed["checkpoint"] == "simclr-s0", "settings"] = [{"mark": ""}] * int((mixed["checkpoint"] == "simclr-s0").sum())
+    mixed.loc[mixed["checkpoint"] != "simclr-s0", "settings"] = [{"mark": "regenerated"}] * int(
+        (mixed["checkpoint"] != "simclr-s0").sum()
+    )
+    assert corruption_curves(mixed).legends[0].get_title().get_text() == "corrupted images: official and regenerated"
+
+
+def test_the_heat_map_has_a_row_a_checkpoint_and_its_numbers(frame: pd.DataFrame) -> None:
+    figure = corruption_heatmap(frame)
+    (axes,) = panels(figure)
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["clean", "gaussian noise", "defocus blur", "contrast"]
+    rows = [t.get_text() for t in axes.get_yticklabels()]
+    assert sorted(rows) == sorted(frame["checkpoint"].unique())
+    values = np.asarray(axes.images[0].get_array())
+    order = {name: i for i, name in enumerate(frame["checkpoint"].drop_duplicates())}
+    for row, name in zip(values, rows, strict=True):
+        table = frame[(frame["checkpoint"] == name) & (frame["name"] == "mean_error")]["arrays"].iloc[0]
+        assert row.tolist() == pytest.approx([0.9, *(1 - np.mean(v) for v in table["value"])]), order[name]
+    assert axes.get_xlabel() == "mean over five severities, in %; corrupted images: regenerated"
+    assert [t.get_text() for t in axes.texts[:4]] == [f"{100 * v:.0f}" for v in values[0]]
+
+
+def test_a_contact_sheet_shows_every_tile_at_its_place() -> None:
+    clean = np.full((2, 8, 6, 3), 10, np.uint8)
+    tiles = {
+        name: np.stack([np.full((2, 8, 6, 3), 20 * k + s, np.uint8) for s in range(5)])
+        for k, name in enumerate(("fog", "a_b"), 1)
+    }
+    figure = contact_sheet(tiles, clean, "regenerated")
+    (axes,) = panels(figure)
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["fog", "a b"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["clean", *(f"severity {s}" for s in range(1, 6))]
+    assert axes.get_xlabel() == "corrupted images: regenerated"
+    sheet = np.asarray(axes.images[0].get_array())
+    for row, y in enumerate(axes.get_yticks(), 1):
+        assert set(sheet[round(y)][:, 0]) == {10, 255, *(20 * row + s for s in range(5))}
+        for column, x in enumerate(axes.get_xticks()):
+            near = sheet[round(y), round(x) - 2 : round(x) + 3, 0]
+            assert set(near) <= {255, 10 if column == 0 else 20 * row + column - 1}
+    for value in (10, 20, 24, 40, 44):
+        assert (sheet[..., 0] == value).sum() == 8 * 6 * 2 * (2 if value == 10 else 1)
 
 
 def test_waterfall_adds_up(frame: pd.DataFrame) -> None:

@@ -74,7 +74,7 @@ def test_a_full_report_has_every_figure_and_table(full_report: Path) -> None:
     assert all(b"<svg" in image for image in page.images)
     assert len(page.tables["table-summary"]) == 1 + 8
     assert len(page.tables["table-bounds"]) == 1 + 72
-    assert len(page.tables["table-scores"]) == 1 + 8 * 52
+    assert len(page.tables["table-scores"]) == 1 + 8 * 53
     assert len(page.tables["table-checkpoints"]) == 1 + 8
     assert "table-failures" not in page.tables
     assert sum(name == "li" for name, _ in page.tags) >= 5

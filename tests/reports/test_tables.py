@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from ssa_analysis.reports.findings import findings
 from ssa_analysis.reports.names import KEY_SCORES, better_of, label_of
 from ssa_analysis.reports.tables import bounds_table, links_table, safe_csv, score_table, summary_table, to_latex, with_error
 
@@ -43,7 +44,9 @@ def test_values_with_errors(value: float, stderr: float, low: float, high: float
 def test_summary_has_a_row_a_checkpoint_and_the_key_scores_in_order(frame: pd.DataFrame) -> None:
     table = summary_table(frame)
     present = set(frame["measure"] + "." + frame["name"])
-    assert list(table.columns) == ["checkpoint", "method", *(row.label for row in KEY_SCORES if row.key in present)]
+    marked = {"robustness.mean_error": "corrupted error (regenerated)"}
+    labels = [marked.get(row.key, row.label) for row in KEY_SCORES if row.key in present]
+    assert list(table.columns) == ["checkpoint", "method", *labels]
     assert table["checkpoint"].tolist() == list(frame["checkpoint"].unique())
     row = table.set_index("checkpoint").loc["simclr-s1"]
     assert (row["method"], row["probe accuracy"], row["effective rank"]) == ("SimCLR", "0.7800 ± 0.0050", "14.00 ± 0.30")
@@ -154,3 +157,17 @@ def test_names_of_scores() -> None:
     assert label_of("curvature.trace") == "Hessian trace (nats)"
     assert label_of("robustness.error_gaussian_noise") == "error gaussian noise"
     assert [better_of(k) for k in ("downstream.probe_accuracy", "curvature.trace", "x.y")] == ["high", "low", ""]
+
+
+def test_what_must_be_said_of_scores_stands_in_every_table(frame: pd.DataFrame) -> None:
+    notes = score_table(frame).set_index("name")["note"]
+    assert set(notes[["mean_error", "mean_angle"]]) == {"regenerated"}
+    assert set(notes.drop(["mean_error", "mean_angle"])) == {""}
+    links = links_table(frame).set_index("score")["note"]
+    assert links["robustness.mean_error"] == "regenerated"
+    assert links["curvature.lambda_max"] == ""
+    assert "corrupted error (regenerated)" in to_latex(summary_table(frame), "")
+    assert any("(corrupted error (regenerated) " in sentence for sentence in findings(frame))
+    some = frame["checkpoint"] == "simclr-s0"
+    frame.loc[some, "settings"] = [{**s, "mark": ""} for s in frame.loc[some, "settings"]]
+    assert "corrupted error (official and regenerated)" in summary_table(frame)
