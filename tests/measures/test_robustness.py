@@ -114,7 +114,6 @@ def test_mce_and_relative_mce_by_their_definitions(
     assert find_score(scores, "mce").stderr == pytest.approx(
         find_score(scores, "mean_error").stderr / np.mean(list(base.values())), rel=0.2
     )
-    path.write_text("corruption,error\n" + "".join(f"{n},{e}\n" for n, e in base.items()))
     for row, why in (
         ("", "the clean error of the baseline is not known"),
         ("clean,0.3\n", "error under gaussian_noise is not above"),

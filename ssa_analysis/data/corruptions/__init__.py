@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "spatter": spatter,
     "saturate": digital.saturate,
 }
+_ON_BYTES = ("pixelate", "jpeg_compression")  # take and give whole levels
 
 
 def generated(textures: FrostTextures | None = None) -> tuple[str, ...]:
@@ -83,10 +85,16 @@ def corrupt(images: Tensor, name: str, severity: int, seeds: list[int], textures
         raise SettingsError(f"images must be (n, 3, h, w) or (n, 1, h, w) uint8, got {tuple(images.shape)} {images.dtype}")
     if name == "frost" and textures is None:
         raise SettingsError("frost needs the official textures; procedural_frost does without")
-    constants = constants_of(name, severity, min(images.shape[-2:]))
+    return apply(images, name, constants_of(name, severity, min(images.shape[-2:])), seeds, textures)
+
+
+def apply(images: Tensor, name: str, constants: Any, seeds: list[int], textures: FrostTextures | None = None) -> Tensor:
+    """:func:`corrupt` with constants of one's own in place of a severity's, in the form of ``CONSTANTS[name]``; unchecked."""
+    given = (textures,) if name == "frost" else ()
+    images = images.expand(-1, 3, -1, -1)
     with torch.no_grad():
-        x = images.expand(-1, 3, -1, -1).float() / 255
-        given = (textures,) if name == "frost" else ()
-        corrupted = _FUNCTIONS[name](x, constants, seeds, *given)
+        if name in _ON_BYTES:
+            return _FUNCTIONS[name](images, constants, seeds)
+        corrupted = _FUNCTIONS[name](images.float().div_(255), constants, seeds, *given)
         # half a thousandth of a level: 128/255*255 may come out as 127.99999 and would be truncated to 127
-        return (corrupted.clamp_(0, 1) * 255).add_(5e-4).to(torch.uint8)
+        return corrupted.clamp_(0, 1).mul_(255).add_(5e-4).to(torch.uint8)

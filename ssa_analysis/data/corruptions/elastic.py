@@ -20,10 +20,12 @@ def elastic_transform(x: Tensor, constants: tuple[float, float, float], seeds: l
     generators = [generator(s, "elastic") for s in seeds]
     jitter = torch.stack([torch.rand(3, 2, generator=g, dtype=torch.float64) for g in generators]) * 2 - 1
     fields = torch.stack([torch.rand(2, height, width, generator=g, dtype=x.dtype) for g in generators]).mul_(2).sub_(1)
-    affine = _affine(corners + spread * jitter, corners).to(x.dtype)
-    points = torch.stack([w, y, torch.ones_like(w)]).reshape(3, -1)
-    where = (affine @ points).reshape(len(x), 2, height, width).to(x.device)
-    straight = sampled(x, where[:, 0], where[:, 1], "reflect")
+    straight = x
+    if spread:
+        affine = _affine(corners + spread * jitter, corners).to(x.dtype)
+        points = torch.stack([w, y, torch.ones_like(w)]).reshape(3, -1)
+        where = (affine @ points).reshape(len(x), 2, height, width).to(x.device)
+        straight = sampled(x, where[:, 0], where[:, 1], "reflect")
     if not alpha:
         return straight
     shift = smoothed(fields.to(x.device), sigma, 3.0, "symmetric") * alpha

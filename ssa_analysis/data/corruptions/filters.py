@@ -29,6 +29,9 @@ def bordered(index: Tensor, size: int, mode: str) -> Tensor:
 
 def padded(x: Tensor, pad: int, mode: str) -> Tensor:
     """``x`` with ``pad`` more pixels on every side."""
+    torch_can = mode == "replicate" or (mode == "reflect" and pad < min(x.shape[-2:]))
+    if torch_can and x.is_floating_point():
+        return nnf.pad(x, (pad,) * 4, mode=mode)
     rows, columns = (bordered(torch.arange(-pad, size + pad, device=x.device), size, mode) for size in x.shape[-2:])
     return x.index_select(2, rows).index_select(3, columns)
 
@@ -73,6 +76,6 @@ def correlated(x: Tensor, kernel: Tensor, mode: str) -> Tensor:
     if kernel.shape[0] < FFT_KERNEL:
         return nnf.conv2d(wide, kernel.expand(channels, 1, -1, -1).contiguous(), groups=channels)
     size = [next_fast_len(side + 2 * pad, real=True) for side in (height, width)]
-    spectrum = torch.fft.rfft2(wide, s=size) * torch.fft.rfft2(kernel.flip((0, 1)), s=size)
+    spectrum = torch.fft.rfft2(wide, s=size).mul_(torch.fft.rfft2(kernel.flip((0, 1)), s=size))
     out: Tensor = torch.fft.irfft2(spectrum, s=size)
     return out[..., 2 * pad : 2 * pad + height, 2 * pad : 2 * pad + width]

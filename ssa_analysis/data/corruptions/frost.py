@@ -8,7 +8,7 @@ crystals: it is another corruption and has a name of its own, ``procedural_frost
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from ssa_analysis.numerics.seeding import generator
 
 TEXTURE_FILES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")  # the reference never draws its sixth
 
+FITTED = 10  # scaled textures that are kept: two sizes of each
+
 
 @dataclass(frozen=True, eq=False)
 class FrostTextures:
@@ -29,6 +31,20 @@ class FrostTextures:
 
     images: tuple[Tensor, ...]
     fingerprint: str
+    _fitted: dict[tuple[int, float], Tensor] = field(default_factory=dict, repr=False)
+
+    def covering(self, which: int, scale: float, height: int, width: int) -> Tensor:
+        """``(3, h', w')`` float: a texture scaled (bilinear, not antialiased), or more where it would not cover the image."""
+        texture = self.images[which]
+        scale = max(scale, (height + 1) / texture.shape[1], (width + 1) / texture.shape[2])
+        if (which, scale) not in self._fitted:
+            if len(self._fitted) >= FITTED:
+                self._fitted.clear()
+            whole = texture[None].float()
+            if scale != 1:
+                whole = nnf.interpolate(whole, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
+            self._fitted[which, scale] = whole[0]
+        return self._fitted[which, scale]
 
 
 @lru_cache(maxsize=4)
@@ -51,32 +67,21 @@ def load_frost_textures(folder: Path) -> FrostTextures:
     return FrostTextures(tuple(images), digest.hexdigest()[:16])
 
 
-def _fitting(texture: Tensor, scale: float, height: int, width: int) -> Tensor:
-    """``(3, h', w')`` the texture scaled (bilinear, without antialiasing), or more where it would not cover the image."""
-    scale = max(scale, (height + 1) / texture.shape[1], (width + 1) / texture.shape[2])
-    if scale == 1:
-        return texture.float()
-    return nnf.interpolate(texture[None].float(), scale_factor=scale, mode="bilinear", recompute_scale_factor=False)[0]
-
-
 def frost(x: Tensor, constants: tuple[float, float, float], seeds: list[int], textures: FrostTextures) -> Tensor:
     """A random part of a random texture, added to the darkened image."""
     keep, weight, scale = constants
     height, width = x.shape[-2:]
-    ready: dict[int, Tensor] = {}
     parts = []
     for s in seeds:
         rng = generator(s, "frost")
         which = int(torch.randint(len(textures.images), (), generator=rng))
-        if which not in ready:
-            ready[which] = _fitting(textures.images[which], scale, height, width)
-        texture = ready[which]
+        texture = textures.covering(which, scale, height, width)
         top, left = (
             int(torch.randint(max(1, have - need), (), generator=rng))
             for have, need in zip(texture.shape[1:], (height, width), strict=True)
         )
         parts.append(texture[:, top : top + height, left : left + width])
-    return keep * x + weight / 255 * torch.stack(parts).to(x.device)
+    return torch.stack(parts).to(x.device).mul_(weight / 255).add_(x, alpha=keep)
 
 
 # of the five official textures, in shares of white: mean levels, spread within one, tint of the channels

@@ -65,28 +65,28 @@ def chamfer_distance(edges: Tensor, furthest: float = FURTHEST) -> Tensor:
     Lengths of paths of steps 1, 1.4 (diagonal) and 2.1969 (a knight's move), as OpenCV's 5 x 5 mask (Borgefors 1986): one
     pass over the rows down, one up, all columns and images at once.
     """
-    distance = torch.where(edges, 0.0, 2 * furthest)
-    height, width = edges.shape[-2:]
-    place = torch.arange(width, dtype=distance.dtype, device=edges.device)
+    n, height, width = edges.shape
     outside = 2 * furthest
-
-    def scan(order: list[int], step: int) -> None:
+    # rows first, so that a row of all images is one piece of memory; two rows and columns of border on every side
+    wide = torch.full((height + 4, n, width + 4), outside, device=edges.device)
+    inner = wide[2:-2, :, 2:-2]
+    inner.copy_(torch.where(edges, 0.0, outside).permute(1, 0, 2))
+    place = torch.arange(width, dtype=wide.dtype, device=edges.device)
+    nearest = torch.empty(n, width, device=edges.device)
+    # length of a step -> the rows back and columns aside that it may go
+    steps = {1.0: ((1, 0),), 1.4: ((1, 1), (1, -1)), 2.1969: ((1, 2), (1, -2), (2, 1), (2, -1))}
+    for step, order in ((1, range(2, height + 2)), (-1, range(height + 1, 1, -1))):
         for row in order:
-            best = distance[:, row]
-            for back, moves in ((1, ((0, 1.0), (1, 1.4), (2, 2.1969))), (2, ((1, 2.1969),))):
-                if not 0 <= row - back * step < height:
-                    continue
-                before = nnf.pad(distance[:, row - back * step], (2, 2), value=outside)
-                for aside, length in moves:
-                    for shift in {aside, -aside}:
-                        best = torch.minimum(best, before[:, 2 + shift : 2 + shift + width] + length)
-            best = torch.minimum(best, (best - place).cummin(1).values + place)
-            backwards = (best + place).flip(1).cummin(1).values.flip(1)
-            distance[:, row] = torch.minimum(best, backwards - place)
-
-    scan(list(range(height)), 1)
-    scan(list(range(height - 1, -1, -1)), -1)
-    return distance.clamp(max=furthest)
+            best = wide[row, :, 2:-2]
+            for length, moves in steps.items():
+                first, *others = (wide[row - back * step, :, 2 + aside : 2 + aside + width] for back, aside in moves)
+                for other in others:
+                    first = torch.minimum(first, other, out=nearest)
+                torch.minimum(best, torch.add(first, length, out=nearest), out=best)
+            forwards = torch.sub(best, place, out=nearest).cummin(1).values.add_(place)
+            backwards = torch.add(best, place, out=nearest).flip(1).cummin(1).values.flip(1).sub_(place)
+            torch.minimum(torch.minimum(forwards, backwards, out=forwards), best, out=best)
+    return inner.permute(1, 0, 2).clamp(max=furthest)
 
 
 def equalised(levels: Tensor) -> Tensor:

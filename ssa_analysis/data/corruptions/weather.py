@@ -58,7 +58,7 @@ def fog(x: Tensor, constants: tuple[float, float], seeds: list[int]) -> Tensor:
     draws = torch.stack([2 * torch.rand(size * size - 1, generator=generator(s, "fog")) - 1 for s in seeds]).to(x.device)
     cloud = amount * plasma(draws, size, decay)[:, None, :height, :width]
     most = x.amax((1, 2, 3), keepdim=True)
-    return (x + cloud) * most / (most + amount)
+    return (x + cloud).mul_(most / (most + amount))
 
 
 def flakes(noise: Tensor, constants: tuple[float, ...], angles: list[float]) -> Tensor:
@@ -77,7 +77,7 @@ def snow(x: Tensor, constants: tuple[float, ...], seeds: list[int]) -> Tensor:
     noise = torch.stack([torch.randn(x.shape[-2:], generator=g) for g in generators]).to(x.device)
     angles = [90 * float(torch.rand((), generator=g)) - 135 for g in generators]
     snowfall = flakes(noise[:, None], constants, angles)
-    grey = (x * torch.tensor(LUMA, device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    keep = constants[-1]
-    whitened = keep * x + (1 - keep) * torch.maximum(x, grey * 1.5 + 0.5)
-    return whitened + snowfall + snowfall.flip((2, 3))
+    red, green, blue = x.split(1, dim=1)
+    grey = (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    bright = torch.maximum(x, grey.mul_(1.5).add_(0.5))
+    return bright.lerp_(x, constants[-1]).add_(snowfall).add_(snowfall.flip((2, 3)))
