@@ -75,3 +75,22 @@ def test_shift_runs_the_parts_that_are_asked_for_and_refuses_others() -> None:
     assert {row["work"].split(",")[0] for row in rows} <= {"exact W1 from the cost matrix"}
     with pytest.raises(AssertionError, match="--only takes some of mmd,exact,sliced,sinkhorn, got energy"):
         run("shift.py", "--only", "energy,mmd")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("imagecorruptions") is None, reason="imagecorruptions-imaug is not installed")
+def test_corruptions_print_a_row_for_each_and_for_the_suite() -> None:
+    rows = [json.loads(line) for line in run("corruptions.py", "--smoke", "--json").splitlines()]
+    assert all(list(row) == FIELDS for row in rows)
+    assert len(rows) == 19 + 1
+    assert rows[-1]["work"] == "the suite of 15 x 5, 32 px, 1,000 images"
+    assert {row["peer"] for row in rows} == {"imagecorruptions-imaug"}
+    for row in rows:
+        assert row["ratio"] == row["peer_seconds"] / row["ours_seconds"]
+    extra = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+    common = [row for row in rows[:-1] if not row["work"].startswith(extra)]
+    assert rows[-1]["ours_seconds"] == pytest.approx(sum(row["ours_seconds"] for row in common))
+    few = [json.loads(line) for line in run("corruptions.py", "--smoke", "--json", "--only", "fog", "--severities").splitlines()]
+    assert [row["work"].split(",")[0] for row in few] == ["fog"] * 6
+    assert few[-1]["peer_seconds"] == pytest.approx(sum(row["peer_seconds"] for row in few[:-1]))
+    with pytest.raises(AssertionError, match="--only takes some of gaussian_noise"):
+        run("corruptions.py", "--only", "fgo")

@@ -444,3 +444,20 @@ def test_an_unknown_corruption_gets_a_suggestion(typo: str, meant: str) -> None:
 def test_severities_are_one_to_five(severity: int) -> None:
     with pytest.raises(SettingsError, match=f"a severity is 1 to 5, got {severity}"):
         corrupt(flat(0, 1), "contrast", severity, [0])
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (20, 31), (1, 9)])
+def test_small_images_are_zoomed_by_a_matrix_to_the_same_end(shape: tuple[int, int]) -> None:
+    x = photos(3, *shape).float() / 255
+    for severity in SEVERITIES:
+        constants = constants_of("zoom_blur", severity, 32)
+        direct = corruptions.blurs._zoomed(x, *constants)
+        torch.testing.assert_close(corruptions.blurs.zoom_blur(x, constants, []), direct, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_pixelate_by_taps_and_by_pillow_are_the_same(severity: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = photos(2, 45, 70)
+    by_taps = corrupt(images, "pixelate", severity, [0, 1])
+    monkeypatch.setattr(corruptions.digital, "PILLOW_PIXELS", 0)
+    assert torch.equal(corrupt(images, "pixelate", severity, [0, 1]), by_taps)
