@@ -83,16 +83,16 @@ def corruption_heatmap(frame: pd.DataFrame) -> Figure | None:
     values = np.array([[1 - a["clean"], *(1 - np.array(a["value"]).mean(1))] for _, _, a in tables])
     figure, (axes,) = new_figure(0.24 * len(tables) + 1.9)
     with styled():
-        image = axes.imshow(values, aspect="auto", cmap="cividis", vmin=0, vmax=1)
+        low, high = np.floor(10 * values.min()) / 10, np.ceil(10 * values.max()) / 10
+        image = axes.imshow(values, aspect="auto", cmap="cividis", vmin=low, vmax=max(high, low + 0.1))
         axes.grid(visible=False)
         axes.set_xticks(range(values.shape[1]), ["clean", *map(spoken, names)], rotation=55, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(tables)), [plain(name) for name, _, _ in tables])
         axes.axvline(0.5, color="white", linewidth=1.5)
         if len(tables) <= WRITTEN_ROWS:
             for (y, x), value in np.ndenumerate(values):
-                axes.text(
-                    x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color="white" if value < 0.55 else "black"
-                )
+                ink = "white" if image.norm(value) < 0.55 else "black"
+                axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=ink)
         figure.colorbar(image, ax=axes, label="accuracy", fraction=0.03, pad=0.01)
         axes.set_xlabel(f"mean over five severities, in %; {_origin(rows)}")
     return figure
@@ -124,6 +124,7 @@ def contact_sheet(tiles: dict[str, np.ndarray], clean: np.ndarray, origin: str) 
         axes.set_xticks(
             _centres(1 + severities, block, block - 3 * gap), ["clean", *(f"severity {s + 1}" for s in range(severities))]
         )
+        figure.set_layout_engine("constrained", w_pad=0.12)  # inches; an axes of fixed aspect is laid out a little too wide
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)

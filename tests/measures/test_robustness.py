@@ -107,6 +107,9 @@ def test_mce_and_relative_mce_by_their_definitions(
     errors = {name: find_score(scores, f"error_{name}").value for name in COMMON}
     clean = find_score(scores, "clean_error").value
     assert clean == pytest.approx(30 / len(held_out))
+    for prefix in ("", "knn_"):
+        mean = find_score(scores, f"{prefix}mean_error").value
+        assert find_score(scores, f"{prefix}error_increase").value == pytest.approx(mean - clean)
     for prefix in ("", "knn_"):  # both are perfect here, up to the turned labels
         assert find_score(scores, f"{prefix}mce").value == pytest.approx(np.mean([errors[n] / base[n] for n in COMMON]))
         relative = np.mean([(errors[n] - clean) / (base[n] - 0.2) for n in COMMON])
