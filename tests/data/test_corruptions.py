@@ -292,11 +292,25 @@ def test_a_grey_image_is_an_image_of_three_equal_channels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_large_images_and_their_parts(name: str) -> None:
-    """Beyond the size up to which filters are matrices."""
-    out = corrupt(photos(1, 600, 520), name, 5, [0])
-    assert out.shape == (1, 3, 600, 520)
-    assert len(out.unique()) > 3
+def test_large_images_go_other_ways_to_the_same_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the size up to which filters are matrices and, for pixelate, taps: within a level of those; nothing is unchanged."""
+    images = photos(1, 600, 520)
+    out = corrupt(images, name, 5, [0])
+    monkeypatch.setattr(filters, "MATRIX_SIDE", 10_000)
+    monkeypatch.setattr(filters, "FFT_KERNEL", 10_000)
+    monkeypatch.setattr(corruptions.digital, "PILLOW_PIXELS", 10**9)
+    difference = (corrupt(images, name, 5, [0]).int() - out.int()).abs()
+    assert int(difference.max()) <= 1
+    assert float((difference > 0).double().mean()) < 0.02
+    assert float((out.float() - images.float()).abs().mean()) > 0.2
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_functions_leave_their_input_alone(name: str) -> None:
+    x = photos(2) if name in ("pixelate", "jpeg_compression") else photos(2).float() / 255
+    before = x.clone()
+    corruptions._FUNCTIONS[name](x, constants_of(name, 1, 32), [0, 1])
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("mode", ["replicate", "symmetric", "reflect"])

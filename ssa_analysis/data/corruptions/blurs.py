@@ -190,5 +190,5 @@ def shuffled(x: Tensor, delta: int, iterations: int, seeds: list[int]) -> Tensor
 def glass_blur(x: Tensor, constants: tuple[float, int, int], seeds: list[int]) -> Tensor:
     """Blur, cut to whole levels, shuffle neighbouring pixels, blur."""
     sigma, delta, iterations = constants
-    levels = torch.add(smoothed(x, sigma, 4.0, "replicate").mul_(255), 5e-4).floor_()
+    levels = (smoothed(x, sigma, 4.0, "replicate") * 255).add_(5e-4).floor_()
     return smoothed(shuffled(levels, delta, iterations, seeds).div_(255), sigma, 4.0, "replicate")
