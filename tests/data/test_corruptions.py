@@ -180,7 +180,7 @@ def point_spread(name: str, size: int, severity: int) -> Tensor:
     """What becomes of a single white pixel in the middle, in floats: bytes would cut off the faint rim."""
     point = torch.zeros(1, 3, size, size, dtype=torch.float64)
     point[..., size // 2, size // 2] = 1
-    return corruptions._FUNCTIONS[name](point, CONSTANTS[name][0 if size == 32 else 1][severity - 1], [0])
+    return corruptions._WAYS[name].function(point, CONSTANTS[name][0 if size == 32 else 1][severity - 1], [0])
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
@@ -309,7 +309,7 @@ def test_large_images_go_other_ways_to_the_same_end(name: str, monkeypatch: pyte
 def test_the_functions_leave_their_input_alone(name: str) -> None:
     x = photos(2) if name in ("pixelate", "jpeg_compression") else photos(2).float() / 255
     before = x.clone()
-    corruptions._FUNCTIONS[name](x, constants_of(name, 1, 32), [0, 1])
+    corruptions._WAYS[name].function(x, constants_of(name, 1, 32), [0, 1])
     assert torch.equal(x, before)
 
 
