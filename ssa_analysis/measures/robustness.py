@@ -14,7 +14,7 @@ from ssa_analysis.data.corruptions import COMMON, CORRUPTIONS, FAMILIES, SEVERIT
 from ssa_analysis.data.corruptions.frost import load_frost_textures
 from ssa_analysis.data.corruptions.sources import CorruptedTwins, Regenerated, open_corruptions
 from ssa_analysis.data.datasets import Data, subsample
-from ssa_analysis.data.test_sets import load_test_set
+from ssa_analysis.data.further_sets import load_further_set
 from ssa_analysis.errors import MeasureError, SettingsError
 from ssa_analysis.measures.base import MeasureSettings, measure
 from ssa_analysis.measures.corrupted_pass import (
@@ -249,7 +249,7 @@ def _further(encoder: Encoder, data: Data, settings: RobustnessSettings, predict
     """Errors on further test sets of the same classes."""
     for text in filter(None, settings.test_sets.split(os.pathsep)):
         path = Path(text).expanduser()
-        test_set = load_test_set(path, data)
+        test_set = load_further_set(path, data)
         h = in_batches(encoder.features, test_set.images, encoder.device)
         name = re.sub(r"\W", "_", test_set.name)
         for reader, predict in predictors.items():

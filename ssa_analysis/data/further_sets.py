@@ -17,17 +17,15 @@ _PAIR = ("_data", "_labels")  # CIFAR-10.1: cifar10.1_v6_data.npy and cifar10.1_
 
 
 @dataclass(frozen=True)
-class TestSet:
+class FurtherSet:
     """``images (n, 3, h, w)`` uint8 of the data set's size, ``labels (n,)`` in its classes."""
-
-    __test__ = False  # for pytest, which would take it for a test
 
     name: str
     images: Tensor
     labels: Tensor
 
 
-def load_test_set(path: Path, data: Data) -> TestSet:
+def load_further_set(path: Path, data: Data) -> FurtherSet:
     """A test set of the classes of ``data``.
 
     Args:
@@ -54,7 +52,7 @@ def load_test_set(path: Path, data: Data) -> TestSet:
         raise DataError(f"{path}: labels {labels.min()} to {labels.max()} are not all among the {len(data.class_names)} classes")
     if images.shape[-2:] != (data.image_size, data.image_size):
         images = resize(images, data.image_size)
-    return TestSet(name, images, known)
+    return FurtherSet(name, images, known)
 
 
 def _plain_array(path: Path) -> np.ndarray:
