@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures.base import MeasureSettings, measure, split_features
-from ssa_analysis.measures.probing import fit_probe
+from ssa_analysis.measures.probing import NEIGHBOURS, TEMPERATURE, fit_probe
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.classifiers import accuracy, knn_predict
 from ssa_analysis.numerics.resampling import mean_interval, wilson_interval
@@ -20,8 +20,8 @@ from ssa_analysis.score import Score
 class DownstreamSettings(MeasureSettings):
     """Settings of the downstream task: the number of neighbours of the weighted kNN and its temperature."""
 
-    neighbours: int = 200
-    temperature: float = 0.1
+    neighbours: int = NEIGHBOURS
+    temperature: float = TEMPERATURE
 
 
 def _accuracy_score(name: str, correct: Tensor, **about: object) -> Score:

@@ -1,4 +1,4 @@
-"""The linear probe of the frozen features that `downstream` and `robustness` share."""
+"""The linear probe of the frozen features that `downstream` and `robustness` share, and the usual nearest neighbours."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ssa_analysis.numerics.seeding import generator
 
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 VALIDATION_SHARE = 0.25
+NEIGHBOURS, TEMPERATURE = 200, 0.1  # of the weighted nearest neighbours (Wu et al. 2018)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from ssa_analysis.measures.corrupted_pass import (
     read_corrupted,
 )
 from ssa_analysis.measures.corruption_baseline import Baseline, load_baseline
+from ssa_analysis.measures.probing import NEIGHBOURS, TEMPERATURE
 from ssa_analysis.models.encoder import Encoder, in_batches
 from ssa_analysis.numerics.resampling import mean_interval
 from ssa_analysis.numerics.seeding import derive_seed
@@ -57,8 +58,8 @@ class RobustnessSettings(MeasureSettings):
     test_sets: str = ""
     baseline: str = ""
     only: str = ""
-    neighbours: int = 200
-    temperature: float = 0.1
+    neighbours: int = NEIGHBOURS
+    temperature: float = TEMPERATURE
 
     def __post_init__(self) -> None:
         super().__post_init__()
