@@ -12,6 +12,7 @@ from ssa_analysis.checkpoints.writing import make_folder, write_atomically
 from ssa_analysis.data.corruptions import SEVERITIES
 from ssa_analysis.measures.robustness import RobustnessSettings, corrupted_twins
 from ssa_analysis.running.plan import DataSpec, loaded_data
+from ssa_analysis.score import in_brackets
 
 
 @click.command()
@@ -41,7 +42,6 @@ def command(
     import torch
     from ssa_analysis.reports.figures.robustness import contact_sheet  # matplotlib only once there is something to draw
     from ssa_analysis.reports.html import figure_bytes
-    from ssa_analysis.reports.names import in_brackets
     from ssa_analysis.reports.tables import safe_csv
 
     settings = RobustnessSettings(

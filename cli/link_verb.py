@@ -10,6 +10,7 @@ from ssa_analysis.cli.common import config_option, say
 from ssa_analysis.errors import DataError
 from ssa_analysis.linking.rank import link_scores, link_table, mixed_images, note_of
 from ssa_analysis.running.store import Store
+from ssa_analysis.score import in_brackets
 
 
 @click.command()
@@ -45,6 +46,5 @@ def command(store_path: str, target: str, data: str | None, draws: int, seed: in
         return
     click.echo(table.to_string(index=False, float_format=lambda v: f"{v:+.3f}"))
     decided = int(((table["spearman_low"] > 0) | (table["spearman_high"] < 0)).sum())
-    note = note_of(frame, target)
-    say(f"target: {target} ({note})" if note else f"target: {target}")
+    say(f"target: {target}{in_brackets(note_of(frame, target))}")
     say(f"{decided} of {len(table)} scores have a Spearman interval that excludes zero, without correction for their number")

@@ -34,7 +34,7 @@ from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, lo
 from ssa_analysis.running.ranks import joined_ranks
 from ssa_analysis.running.scoring import ScoringSummary, cells_to_run, run_cells
 from ssa_analysis.running.store import Store, short_names
-from ssa_analysis.score import Score, marks_of
+from ssa_analysis.score import Score, in_brackets, marks_of
 
 
 @click.command()
@@ -172,8 +172,7 @@ def _headline(scores: list[Score]) -> str:
         return ""
     first = scores[0]
     error = f" ± {first.stderr:.2g}" if first.stderr else ""
-    mark = marks_of([first.settings])
-    note = f" ({mark})" if mark else ""
+    note = in_brackets(marks_of([first.settings]))
     return f"{first.name} {first.value:.4g}{error}{note}{' (not converged)' if not first.converged else ''}"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ssa_analysis.linking.rank import note_of
+from ssa_analysis.score import in_brackets
 
 RUNG = r"R\d(_pac_bayes)?"  # names of the scores of `bounds` that are checked inequalities
 
@@ -49,11 +50,6 @@ def label_of(key: str) -> str:
 def labelled(frame: pd.DataFrame, key: str) -> str:
     """The label of ``measure.name`` with what must be said of its values in a table, such as ``(regenerated)``."""
     return f"{label_of(key)}{in_brackets(note_of(frame, key))}"
-
-
-def in_brackets(mark: str) -> str:
-    """`` (mark)``, or nothing."""
-    return f" ({mark})" if mark else ""
 
 
 def better_of(key: str) -> str:

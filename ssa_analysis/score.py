@@ -88,6 +88,11 @@ def marks_of(settings: Iterable[Mapping[str, Any]]) -> str:
     return "" if marks in ([], [""]) else " and ".join(mark or "official" for mark in marks)
 
 
+def in_brackets(mark: str) -> str:
+    """`` (mark)``, or nothing."""
+    return f" ({mark})" if mark else ""
+
+
 def find_score(scores: Sequence[Score], name: str) -> Score:
     """The score called ``name``; KeyError names what there is instead."""
     for score in scores:
