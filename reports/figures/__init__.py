@@ -180,7 +180,7 @@ FIGURES = (
     FigureEntry(
         "corruption_heatmap",
         "Accuracy of the frozen probe, checkpoints by corruptions",
-        "Mean over the five severities; the clean images first. Speckle noise, gaussian blur, spatter and saturate are in no mean.",
+        "Mean over the five severities; the clean images first. Speckle noise, gaussian blur, spatter, saturate are in no mean.",
         corruption_heatmap,
     ),
     FigureEntry(

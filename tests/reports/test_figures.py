@@ -355,11 +355,8 @@ def test_a_single_checkpoint_s_band_is_its_interval_over_images(frame: pd.DataFr
 def test_official_files_are_said_to_be_so(frame: pd.DataFrame) -> None:
     official = frame.assign(settings=[{**s, "mark": ""} for s in frame["settings"]])
     assert corruption_curves(official).legends[0].get_title().get_text() == "corrupted images: official files"
-    mixed = frame.assign(settings=[{**s, "mark": "" if k % 2 else s.get("mark", "")} for k, s in enumerate(frame["settings"])])
-    mixed.loc[mixed["checkpoint"] == "simclr-s0", "settings"] = [{"mark": ""}] * int((mixed["checkpoint"] == "simclr-s0").sum())
-    mixed.loc[mixed["checkpoint"] != "simclr-s0", "settings"] = [{"mark": "regenerated"}] * int(
-        (mixed["checkpoint"] != "simclr-s0").sum()
-    )
+    one = frame["checkpoint"] == "simclr-s0"
+    mixed = frame.assign(settings=[{**s, "mark": ""} if o else s for s, o in zip(frame["settings"], one, strict=True)])
     assert corruption_curves(mixed).legends[0].get_title().get_text() == "corrupted images: official and regenerated"
 
 
@@ -370,10 +367,9 @@ def test_the_heat_map_has_a_row_a_checkpoint_and_its_numbers(frame: pd.DataFrame
     rows = [t.get_text() for t in axes.get_yticklabels()]
     assert sorted(rows) == sorted(frame["checkpoint"].unique())
     values = np.asarray(axes.images[0].get_array())
-    order = {name: i for i, name in enumerate(frame["checkpoint"].drop_duplicates())}
     for row, name in zip(values, rows, strict=True):
         table = frame[(frame["checkpoint"] == name) & (frame["name"] == "mean_error")]["arrays"].iloc[0]
-        assert row.tolist() == pytest.approx([0.9, *(1 - np.mean(v) for v in table["value"])]), order[name]
+        assert row.tolist() == pytest.approx([0.9, *(1 - np.mean(v) for v in table["value"])]), name
     assert axes.get_xlabel() == "mean over five severities, in %; corrupted images: regenerated"
     assert [t.get_text() for t in axes.texts[:4]] == [f"{100 * v:.0f}" for v in values[0]]
 
