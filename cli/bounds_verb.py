@@ -9,10 +9,12 @@ import pandas as pd
 from ssa_analysis.cli.common import (
     EXIT_FAILED,
     Progress,
+    chosen_executor,
     config_option,
     data_options,
     device_option,
     duration,
+    executor_options,
     known_checkpoints,
     merge_settings,
     model_options,
@@ -22,7 +24,6 @@ from ssa_analysis.cli.common import (
     say,
 )
 
-from ssa_analysis.running.executors import EXECUTORS
 from ssa_analysis.running.plan import CellResult, DataSpec, loaded_data, make_cells
 from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store, short_names
@@ -52,14 +53,15 @@ from ssa_analysis.score import Score
     help="Change a setting of the bounds; repeatable. See docs/measures.md",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+@executor_options
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as a JSON list on stdout.")
 @config_option("bounds")
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
     model: str | None, normalise: str | None, store_path: str | None, views: str, tau: float | None, prior: str | None,
-    assignments: tuple[str, ...], seed: int, workers: int, device: str, as_json: bool,
+    assignments: tuple[str, ...], seed: int, workers: int | None, executor: str, executor_option: tuple[str, ...],
+    device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Evaluate both sides of the rungs R1 to R9 on CHECKPOINTs and say which hold, how tight they are and what they say.
 
@@ -85,9 +87,10 @@ def command(
     def tell(result: CellResult) -> None:
         progress.step(f"{labels[result.cell.sha256]}  {f'failed: {result.error}' if result.error else duration(result.seconds)}")
 
+    where = chosen_executor(executor, workers, executor_option, device)
     store = Store(store_path) if store_path else None
     try:
-        summary = run_cells(cells, spec, executor=EXECUTORS.get("local")(workers), store=store, device=device, on_result=tell)
+        summary = run_cells(cells, spec, executor=where, store=store, device=device, on_result=tell)
     finally:
         if store is not None:
             store.close()

@@ -106,6 +106,43 @@ def device_option(function: F) -> F:
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")(function)
 
 
+def executor_options(function: F) -> F:
+    """``--workers``, ``--executor``, ``--executor-option``."""
+    for option in reversed(
+        (
+            click.option(
+                "--workers",
+                type=click.IntRange(min=1),
+                help="Jobs at a time; local: processes, default one for each GPU, else 1.",
+            ),
+            click.option(
+                "--executor", default="local", show_default=True, help="What runs the jobs. See: ssa-analyze list executors"
+            ),
+            click.option(
+                "--executor-option",
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="Of the executor, such as address=HOST:PORT or slurm_partition=gpu; repeatable.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def chosen_executor(name: str, workers: int | None, options: tuple[str, ...], device: str) -> Any:
+    """The executor that the three options stand for."""
+    from ssa_analysis.running.executors import ExecutorSettings, make_executor
+
+    values = {}
+    for item in options:
+        key, equals, value = item.partition("=")
+        if not (key and equals):
+            raise click.UsageError(f"--executor-option {item!r}: write it as NAME=VALUE")
+        values[key.strip()] = value.strip()
+    return make_executor(name, ExecutorSettings(workers, device, values))
+
+
 def resolve_device(name: str) -> str:
     """``auto`` becomes cuda where there is one; SettingsError for what torch does not have."""
     import torch

@@ -16,7 +16,7 @@ from ssa_analysis.reports.html import write_report
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.checkpoints.writing import make_folder
 from ssa_analysis.errors import CheckpointError, SSAError
-from ssa_analysis.running.executors import EXECUTORS, Job
+from ssa_analysis.running.executors import ExecutorSettings, Job, make_executor
 from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells
 from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store
@@ -72,7 +72,7 @@ def command(out: str, workers: int, epochs: int, seeds: int) -> None:
     """
     started = time.monotonic()
     folder = make_folder(Path(out))
-    executor = EXECUTORS.get("local")(workers or min(4, os.cpu_count() or 1))
+    executor = make_executor("local", ExecutorSettings(workers or min(4, os.cpu_count() or 1)))
     jobs = []
     for method in METHODS:
         for seed in range(seeds):

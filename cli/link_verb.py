@@ -8,7 +8,8 @@ import click
 from ssa_analysis.cli.common import config_option, say
 
 from ssa_analysis.errors import DataError
-from ssa_analysis.linking.rank import link_scores, link_table, mixed_images, note_of
+from ssa_analysis.linking.links import link_scores, link_table
+from ssa_analysis.linking.table import mixed_images, note_of
 from ssa_analysis.running.store import Store
 from ssa_analysis.score import in_brackets
 

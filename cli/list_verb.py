@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import click
 
-KINDS = ("measures", "datasets", "layouts", "methods")
+KINDS = ("measures", "datasets", "layouts", "methods", "executors")
 
 
 @click.command()
@@ -43,6 +43,13 @@ def rows(kind: str) -> list[tuple[str, str]]:
         from ssa_analysis.checkpoints.layouts import LAYOUTS
 
         return [(name, row.summary) for name, row in LAYOUTS]
+    if kind == "executors":
+        from ssa_analysis.running.executors import EXECUTORS
+
+        return [
+            (name, f"{row.summary}" + (f"\n{'':20}   options: {', '.join(row.options)}" if row.options else ""))
+            for name, row in EXECUTORS
+        ]
     from ssa_analysis.training.settings import METHODS
 
     return [(name, row.summary) for name, row in METHODS.items()]

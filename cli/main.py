@@ -17,6 +17,7 @@ from ssa_analysis.version import __version__
 # verb -> module; a verb is imported when it is used, so that --help does not wait for torch
 VERBS = {
     "demo": "Train eight small encoders on digits, score them, write a report.",
+    "study": "Train a grid of checkpoints, score, link, judge, report.",
     "train": "Train an encoder: SimCLR, with SAM, with Fourier, or SSA-CLR.",
     "score": "Measure checkpoints and keep the scores in a store.",
     "link": "Correlate the scores of a store with downstream accuracy.",

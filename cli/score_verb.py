@@ -9,11 +9,13 @@ import click
 from ssa_analysis.cli.common import (
     EXIT_FAILED,
     Progress,
+    chosen_executor,
     config_option,
     corruption_options,
     data_options,
     device_option,
     duration,
+    executor_options,
     known_checkpoints,
     merge_settings,
     model_options,
@@ -29,12 +31,13 @@ from ssa_analysis.measures.corruption_baseline import ALEXNET
 from ssa_analysis.measures.curvature import BACKENDS
 from ssa_analysis.measures.fixed_loss import LOSSES
 from ssa_analysis.numerics.ranks import Ranks
-from ssa_analysis.running.executors import EXECUTORS
 from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells
 from ssa_analysis.running.ranks import joined_ranks
 from ssa_analysis.running.scoring import ScoringSummary, cells_to_run, run_cells
 from ssa_analysis.running.store import Store, short_names
 from ssa_analysis.score import Score, in_brackets, marks_of
+
+Where = tuple[str, int | None, tuple[str, ...]]  # executor, workers, options
 
 
 @click.command()
@@ -84,9 +87,7 @@ from ssa_analysis.score import Score, in_brackets, marks_of
     "--baseline", metavar="alexnet|FILE", help="Errors that mCE divides by: AlexNet's on ImageNet-C, or a .csv or .json file."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
-@click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes; checkpoints are shared among them."
-)
+@executor_options
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as a JSON list on stdout.")
 @config_option("score")
@@ -94,7 +95,8 @@ def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
     model: str | None, normalise: str | None, store_path: str, measures: str | None, assignments: tuple[str, ...], views: str,
     loss: str, backend: str, tau: float | None, corruptions: str | None, frost_textures: str | None, test_sets: tuple[str, ...],
-    baseline: str | None, seed: int, workers: int, device: str, as_json: bool,
+    baseline: str | None, seed: int, workers: int | None, executor: str, executor_option: tuple[str, ...], device: str,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Measure CHECKPOINTs (files, globs, folders) and keep the scores.
 
@@ -114,27 +116,26 @@ def command(
         "frost_textures": whole_path(frost_textures), "test_sets": os.pathsep.join(whole_path(path) for path in test_sets),
         "baseline": ALEXNET if baseline == ALEXNET else whole_path(baseline),
     }  # fmt: skip
-    run_and_print(checkpoints, spec, names, parse_settings(assignments), shared, seed, store_path, workers, device, as_json,
+    where = (executor, workers, executor_option)
+    run_and_print(checkpoints, spec, names, parse_settings(assignments), shared, seed, store_path, where, device, as_json,
                   own_model(model, normalise))  # fmt: skip
 
 
 def run_and_print(
     checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str], overrides: dict[str, dict[str, str]],
-    shared: dict[str, object], seed: int, store_path: str | None, workers: int, device: str, as_json: bool,
+    shared: dict[str, object], seed: int, store_path: str | None, where: Where, device: str, as_json: bool,
     model: OwnModel | None = None,
 ) -> None:  # fmt: skip
     """Plan, run, store, print; ends with exit code 1 if a cell failed. Several processes under torchrun share the work."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and workers > 1:
-        raise click.UsageError("--workers is for one process; torchrun has started several already")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and ((where[1] or 1) > 1 or where[0] != "local"):
+        raise click.UsageError("--workers and --executor are for one process; torchrun has started several already")
     with joined_ranks(resolve_device(device)) as (ranks, own_device):
-        _run_and_print(
-            ranks, own_device, checkpoints, spec, measures, overrides, shared, seed, store_path, workers, as_json, model
-        )
+        _run_and_print(ranks, own_device, checkpoints, spec, measures, overrides, shared, seed, store_path, where, as_json, model)
 
 
 def _run_and_print(
     ranks: Ranks, device: str, checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str],
-    overrides: dict[str, dict[str, str]], shared: dict[str, object], seed: int, store_path: str | None, workers: int,
+    overrides: dict[str, dict[str, str]], shared: dict[str, object], seed: int, store_path: str | None, where: Where,
     as_json: bool, model: OwnModel | None,
 ) -> None:  # fmt: skip
     paths, left_out = known_checkpoints(checkpoints)
@@ -158,7 +159,9 @@ def _run_and_print(
 
         if ranks.rank:  # it helps to compute; the first one has the store and the last word
             cells = todo
-        summary = run_cells(cells, spec, executor=EXECUTORS.get("local")(workers), store=store, device=device, on_result=tell)
+        name, workers, options = where
+        executor = chosen_executor(name, 1 if ranks.size > 1 else workers, options, device)
+        summary = run_cells(cells, spec, executor=executor, store=store, device=device, on_result=tell)
     finally:
         if store is not None:
             store.close()

@@ -9,7 +9,7 @@ from ssa_analysis.cli.common import config_option, data_options, device_option, 
 
 from ssa_analysis.running.plan import DataSpec, loaded_data
 from ssa_analysis.training.loop import EpochLog, train
-from ssa_analysis.training.settings import TrainSettings, settings_from_dict
+from ssa_analysis.training.settings import TrainSettings, settings_from_flat
 
 DEFAULTS = TrainSettings()
 
@@ -56,6 +56,13 @@ DEFAULTS = TrainSettings()
     help="Fourier augmentation: batch, nearest (in feature space) or class (an oracle).",
 )
 @click.option("--views", help="Recipe of the views; default: the data set's own.")
+@click.option("--strength", default=DEFAULTS.strength, show_default=True, help="Factor of all augmentations of the recipe.")
+@click.option(
+    "--accumulate",
+    default=DEFAULTS.accumulate,
+    show_default=True,
+    help="Parts that a batch is cut into, to save memory; each has negatives of its own.",
+)
 @click.option("--amp", default=DEFAULTS.amp, show_default=True, help="off or bf16.")
 @click.option(
     "--knn-every",
@@ -69,7 +76,7 @@ DEFAULTS = TrainSettings()
 @config_option("train")
 def command(
     data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool, out: str, resume: bool,
-    keep_every: int, device: str, projector: str, alpha: float, window: int | None, partner: str, **options: Any,
+    keep_every: int, device: str, projector: str, **options: Any,
 ) -> None:  # fmt: skip
     """Train an encoder and write OUT/last.pt after every epoch.
 
@@ -82,8 +89,7 @@ def command(
         sizes = [int(size) for size in projector.split(",")]
     except ValueError as error:
         raise click.UsageError(f"--projector takes whole numbers separated by commas, got {projector!r}") from error
-    fourier = {"alpha": alpha, "window": window, "partner": partner}
-    settings = settings_from_dict({**options, "projector": sizes, "fourier": fourier})
+    settings = settings_from_flat({**options, "projector": sizes})
     loaded = loaded_data(DataSpec(data, data_root, subset, image_size, not no_download))
     say(f"{settings.method} on {loaded.name}: {len(loaded.splits['train'])} training images, {settings.arch}")
     rows: list[EpochLog] = []

@@ -22,7 +22,7 @@ from ssa_analysis.cli.common import (
 )
 
 from ssa_analysis.checkpoints.writing import make_folder, write_atomically
-from ssa_analysis.running.executors import EXECUTORS
+from ssa_analysis.running.executors import InProcessExecutor
 from ssa_analysis.running.plan import CellResult, DataSpec, loaded_data, make_cells
 from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store, short_names
@@ -82,7 +82,7 @@ def command(
 
     store = Store(store_path) if store_path else None
     try:
-        summary = run_cells(cells, spec, executor=EXECUTORS.get("local")(1), store=store, device=device, on_result=tell)
+        summary = run_cells(cells, spec, executor=InProcessExecutor(), store=store, device=device, on_result=tell)
     finally:
         if store is not None:
             store.close()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from ssa_analysis.reports.analysis import linking_of
 from ssa_analysis.reports.figures.frames import rows_of
 from ssa_analysis.reports.names import RUNG, label_of, labelled
 from ssa_analysis.reports.style import method_label, ordered_methods
 
-from ssa_analysis.errors import DataError
-from ssa_analysis.linking.rank import link_scores
+from ssa_analysis.linking.hypotheses import Evidence, HypothesisSettings
 
 TARGET = "downstream.probe_accuracy"
-# what stands for sharpness and shift where one number must; theory expects both to fall as accuracy rises
-PREDICTORS = {"sharpness": "curvature.lambda_max", "shift": "shift.gaussian_w2"}
 
 
 def _best(frame: pd.DataFrame, key: str, lowest: bool) -> tuple[pd.Series, pd.DataFrame] | None:
@@ -46,25 +44,35 @@ def method_means(frame: pd.DataFrame, key: str) -> dict[str, tuple[float, int]]:
     }
 
 
-def _linking_sentence(frame: pd.DataFrame) -> str | None:
-    if rows_of(frame, *TARGET.split(".")).empty:
-        return "Do the scores predict accuracy? Not decided: downstream accuracy was not measured."
-    try:
-        links = {link.score: link for link in link_scores(frame, TARGET)}
-    except DataError as error:
-        return f"Do the scores predict accuracy? Not decided: {error}."
-    parts = []
-    for word, key in PREDICTORS.items():
-        if key not in links:
-            continue
-        rank = links[key].spearman
-        if np.isfinite([rank.value, rank.low, rank.high]).all():
-            verdict = "as the theory predicts" if rank.high < 0 else "against the theory" if rank.low > 0 else "undecided"
-            parts.append(f"{word} ({label_of(key)}) {rank.value:+.2f} [{rank.low:+.2f}, {rank.high:+.2f}], {verdict}")
-        else:
-            parts.append(f"{word} ({label_of(key)}) undecided, the values hardly differ")
-    count = max((links[key].n for key in PREDICTORS.values() if key in links), default=0)
-    return f"Rank correlation with probe accuracy over {count} checkpoints: {'; '.join(parts)}." if parts else None
+def _evidence_text(row: Evidence) -> str:
+    interval = row.interval
+    known = np.isfinite([interval.low, interval.high]).all()
+    return f"{label_of(row.score)} {interval.value:+.2g}" + (f" [{interval.low:+.2g}, {interval.high:+.2g}]" if known else "")
+
+
+def _linking_sentences(frame: pd.DataFrame, settings: HypothesisSettings) -> list[str]:
+    """The verdicts on the claims of the theory: one sentence on sharpness, one on shift, one on the methods."""
+    if rows_of(frame, *settings.target.split(".")).empty:
+        return ["Do the scores predict accuracy? Not decided: downstream accuracy was not measured."]
+    linking = linking_of(frame, settings)
+    if linking.problem:
+        return [f"Do the scores predict accuracy? Not decided: {linking.problem}."]
+    found = {verdict.hypothesis: verdict for verdict in linking.verdicts}
+    said = []
+    for hypothesis in ("1", "2"):
+        if verdict := found.get(hypothesis):
+            effect = verdict.evidence[0].effect
+            numbers = "; ".join(_evidence_text(row) for row in verdict.evidence)
+            units = max(row.units for row in verdict.evidence)
+            least = min((row.p_holm for row in verdict.evidence if np.isfinite(row.p_holm)), default=float("nan"))
+            said.append(
+                f"{verdict.claim}: {verdict.verdict.upper()}. {effect}, over {units} configurations: {numbers} "
+                f"(least p after Holm's correction {least:.2g})."
+            )
+    methods = [verdict for key, verdict in found.items() if key.startswith("3")]
+    if methods:
+        said.append(". ".join(f"{verdict.claim}: {verdict.verdict.upper()}" for verdict in methods) + ".")
+    return said
 
 
 def _bounds_sentence(frame: pd.DataFrame) -> str | None:
@@ -93,14 +101,15 @@ def _adviser_sentence(frame: pd.DataFrame) -> str | None:
     return f"Does the Fourier augmentation relieve the shift? {'; '.join(told)}{more}."
 
 
-def findings(frame: pd.DataFrame) -> list[str]:
-    """Up to six sentences: best downstream, flattest and least shifted, most robust, the adviser's answer, links, bounds."""
+def findings(frame: pd.DataFrame, settings: HypothesisSettings | None = None) -> list[str]:
+    """Up to eight sentences: best downstream, flattest and least shifted, most robust, the adviser's answer, the verdicts on
+    sharpness, shift and methods, the bounds."""
     sentences = [
         _sentence(frame, TARGET, False, "Best downstream"),
         _sentence(frame, "curvature.lambda_max", True, "Flattest"),
         _sentence(frame, "robustness.mean_error", True, "Most robust"),
         _adviser_sentence(frame),
-        _linking_sentence(frame) if not frame.empty else None,
+        *(_linking_sentences(frame, settings or HypothesisSettings()) if not frame.empty else []),
         _bounds_sentence(frame),
     ]
     flattest = sentences[1]

@@ -13,14 +13,25 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from ssa_analysis.reports.analysis import linking_of
 from ssa_analysis.reports.figures import FIGURES
 from ssa_analysis.reports.findings import findings
 from ssa_analysis.reports.style import styled
-from ssa_analysis.reports.tables import bounds_table, links_table, safe_csv, score_table, summary_table, to_latex
+from ssa_analysis.reports.tables import (
+    bounds_table,
+    links_table,
+    predictions_table,
+    safe_csv,
+    score_table,
+    summary_table,
+    to_latex,
+    verdicts_table,
+)
 
 from ssa_analysis.checkpoints.writing import make_folder, write_atomically
 from ssa_analysis.errors import DataError
-from ssa_analysis.linking.rank import mixed_images
+from ssa_analysis.linking.hypotheses import HypothesisSettings
+from ssa_analysis.linking.table import mixed_images
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.running.store import Store
 from ssa_analysis.version import __version__
@@ -85,12 +96,18 @@ def protocol_note(frame: pd.DataFrame, environments: dict[str, dict[str, Any]]) 
 
 
 def write_report(
-    store: Store, out: str | Path, *, data: str | None = None, on_step: Callable[[str], None] = lambda step: None
+    store: Store,
+    out: str | Path,
+    *,
+    data: str | None = None,
+    hypotheses: HypothesisSettings | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> Path:
     """Write ``out/index.html``, ``out/figures/*.{png,pdf}`` and ``out/tables/*.{csv,tex}``.
 
     Args:
         data: only scores on this data set; needed where the store holds several.
+        hypotheses: what is linked and judged; default: probe accuracy against the usual scores.
 
     Returns:
         The path of the page.
@@ -109,6 +126,9 @@ def write_report(
     environments = store.environments()
     note = protocol_note(frame, environments)
     sections = []
+    on_step("links")
+    if not frame.empty:
+        linking_of(frame, hypotheses)  # the figures ask for it without settings of their own
     for entry in FIGURES:
         on_step(entry.title)
         figure = entry.draw(frame)
@@ -122,7 +142,9 @@ def write_report(
     tables = {
         "summary": summary_table(frame),
         "scores": score_table(frame),
-        "links": links_table(frame),
+        "verdicts": verdicts_table(frame, hypotheses),
+        "predictions": predictions_table(frame, hypotheses),
+        "links": links_table(frame, hypotheses),
         "bounds": bounds_table(frame),
         "failures": failures,
     }
@@ -137,7 +159,7 @@ def write_report(
             version=__version__,
             data=", ".join(names),
             checkpoints=_html_table(_checkpoint_rows(store.checkpoints())),
-            findings=findings(frame),
+            findings=findings(frame, hypotheses),
             sections=sections,
             tables={name: _html_table(table) for name, table in tables.items()},
             note=note,

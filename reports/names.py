@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ssa_analysis.linking.rank import note_of
+from ssa_analysis.linking.table import note_of
 from ssa_analysis.score import in_brackets
 
 RUNG = r"R\d(_pac_bayes)?"  # names of the scores of `bounds` that are checked inequalities

@@ -9,11 +9,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ssa_analysis.training.settings import METHODS
+
 # Okabe and Ito's palette: told apart by colour-blind readers; the order also steps in lightness, for print in grey
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-METHOD_ORDER = ("simclr", "simclr-sam", "simclr-fourier", "ssa-clr")
-METHOD_LABELS = {"simclr": "SimCLR", "simclr-sam": "SimCLR + SAM", "simclr-fourier": "SimCLR + Fourier", "ssa-clr": "SSA-CLR"}
+METHOD_LABELS = {name: row.label for name, row in METHODS.items()}
+METHOD_ORDER = tuple(METHOD_LABELS)
 
 _SETTINGS = {
     "font.size": 9,

@@ -6,14 +6,14 @@ import re
 
 import numpy as np
 import pandas as pd
+from ssa_analysis.reports.analysis import linking_of
 from ssa_analysis.reports.figures.frames import rows_of
 from ssa_analysis.reports.names import KEY_SCORES, RUNG, labelled
 from ssa_analysis.reports.style import method_label
 
-from ssa_analysis.errors import DataError
-from ssa_analysis.linking.rank import link_scores, link_table
-
-TARGET = "downstream.probe_accuracy"
+from ssa_analysis.linking.hypotheses import HypothesisSettings, verdict_table
+from ssa_analysis.linking.links import link_table
+from ssa_analysis.linking.prediction import prediction_table
 
 
 def with_error(value: float, stderr: float | None, low: float | None = None, high: float | None = None) -> str:
@@ -81,12 +81,19 @@ def bounds_table(frame: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def links_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Correlations with probe accuracy; empty with too few checkpoints."""
-    try:
-        return link_table(link_scores(frame, TARGET))
-    except DataError:
-        return pd.DataFrame()
+def links_table(frame: pd.DataFrame, settings: HypothesisSettings | None = None) -> pd.DataFrame:
+    """Links of every score with the target; empty with too few checkpoints."""
+    return link_table(list(linking_of(frame, settings).links))
+
+
+def verdicts_table(frame: pd.DataFrame, settings: HypothesisSettings | None = None) -> pd.DataFrame:
+    """Every number behind the verdicts on the claims of the theory."""
+    return verdict_table(linking_of(frame, settings).verdicts)
+
+
+def predictions_table(frame: pd.DataFrame, settings: HypothesisSettings | None = None) -> pd.DataFrame:
+    """How well sets of scores predict the target of configurations, and of methods, that were left out."""
+    return prediction_table(linking_of(frame, settings).predictions)
 
 
 def to_latex(table: pd.DataFrame, note: str) -> str:

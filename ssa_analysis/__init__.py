@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         SSAError,
         StoreError,
     )
-    from ssa_analysis.linking.rank import link_scores
+    from ssa_analysis.linking.links import link_scores
     from ssa_analysis.measures import MEASURES
     from ssa_analysis.models.encoder import Encoder
     from ssa_analysis.running.store import Store
@@ -52,7 +52,7 @@ _HOME = {
     "Store": "running.store",
     "StoreError": "errors",
     "TrainSettings": "training.settings",
-    "link_scores": "linking.rank",
+    "link_scores": "linking.links",
     "load_checkpoint": "checkpoints.loading",
     "load_data": "data.datasets",
     "train": "training.loop",

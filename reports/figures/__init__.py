@@ -28,7 +28,13 @@ from ssa_analysis.reports.figures.landscape import (
     landscape_surfaces,
     landscape_surfaces_3d,
 )
-from ssa_analysis.reports.figures.linking import correlations, score_scatter
+from ssa_analysis.reports.figures.linking import (
+    correlations,
+    granulated,
+    method_contrasts,
+    predicted_accuracy,
+    score_scatter,
+)
 from ssa_analysis.reports.figures.robustness import corruption_angles, corruption_curves, corruption_heatmap
 from ssa_analysis.reports.figures.shift import (
     margins,
@@ -61,8 +67,29 @@ FIGURES = (
     FigureEntry(
         "correlations",
         "Rank correlation with downstream accuracy",
-        "Spearman's coefficient with its 95 % bootstrap interval over checkpoints; an interval across zero decides nothing.",
+        "Spearman's coefficient with its 95 % bootstrap interval over configurations: of all checkpoints, which follows whatever "
+        "setting moves both, and within groups of equal settings but the method's. Filled: Holm's p-value is at most 0.05.",
         correlations,
+    ),
+    FigureEntry(
+        "granulated",
+        "Rank correlation as one setting varies",
+        "Kendall's coefficient over checkpoints that differ in one setting alone; last, the mean over settings (Jiang et al. "
+        "2020). rho is 0 without sharpness-aware minimisation, alpha is 0 without the Fourier augmentation.",
+        granulated,
+    ),
+    FigureEntry(
+        "predicted_accuracy",
+        "Accuracy predicted from scores",
+        "Ridge regression on all checkpoints but those of a configuration, or of a method, asked for the accuracy of these; 95 % "
+        "bootstrap intervals. A score is of use where it beats the hyper-parameters and the label-free baselines.",
+        predicted_accuracy,
+    ),
+    FigureEntry(
+        "method_contrasts",
+        "What the methods change",
+        "Differences from SimCLR at equal other settings and seed: mean over configurations, Student's 95 % interval.",
+        method_contrasts,
     ),
     FigureEntry(
         "eigenvalues",

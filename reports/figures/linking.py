@@ -5,14 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from ssa_analysis.reports.analysis import linking_of
 from ssa_analysis.reports.figures.frames import grid_shape, legend_of_methods, points_by_method, rows_of
 from ssa_analysis.reports.names import KEY_SCORES, labelled
-from ssa_analysis.reports.style import new_figure, ordered_methods, styled
+from ssa_analysis.reports.style import METHOD_ORDER, method_label, method_style, new_figure, ordered_methods, styled
 
-from ssa_analysis.errors import DataError
-from ssa_analysis.linking.rank import link_scores, link_table
+from ssa_analysis.linking.granulated import Granulated
+from ssa_analysis.linking.hypotheses import matched_differences, mean_over_cells
+from ssa_analysis.linking.table import design_of, wide_table
 
 TARGET = "downstream.probe_accuracy"
+SIGNIFICANT = 0.05
+LEFT_OUT = (("configuration", "#0072B2", "o"), ("method", "#D55E00", "s"))
 PANELS = (
     "curvature.lambda_max",
     "flatness.worst_case",
@@ -49,25 +54,127 @@ def score_scatter(frame: pd.DataFrame) -> Figure | None:
 
 
 def correlations(frame: pd.DataFrame) -> Figure | None:
-    """Spearman correlation of the key scores with probe accuracy, with intervals; None with too few checkpoints."""
-    try:
-        links = {link.score: link for link in link_scores(frame, TARGET)}
-    except DataError:
-        return None
+    """Spearman correlation of the key scores with the target: raw, and where the settings but the method's are equal."""
+    links = {link.score: link for link in linking_of(frame).links}
     keys = [row.key for row in KEY_SCORES if row.key in links]
     if not keys:
         return None
-    table = link_table([links[key] for key in keys[::-1]])
-    figure, (axes,) = new_figure(0.28 * len(keys) + 0.9)
+    chosen = [links[key] for key in keys[::-1]]
+    rows = [("all checkpoints", 0.14, "#0072B2", [(link.spearman, link.p_holm) for link in chosen])]
+    if any(np.isfinite(link.within.value) for link in chosen):
+        rows.append(("at equal settings", -0.14, "#D55E00", [(link.within, link.p_within_holm) for link in chosen]))
+    figure, (axes,) = new_figure(0.3 * len(keys) + 1.1)
     with styled():
         places = np.arange(len(keys))
-        value = table["spearman"].to_numpy()
-        bars = np.stack([value - table["spearman_low"], table["spearman_high"] - value]).clip(min=0)
-        decided = (table["spearman_low"] > 0) | (table["spearman_high"] < 0)
-        axes.errorbar(value, places, xerr=np.nan_to_num(bars), fmt="none", ecolor="#0072B2")
-        axes.scatter(value, places, s=22, c=np.where(decided, "#0072B2", "white"), edgecolors="#0072B2", zorder=3)
+        for label, offset, colour, found in rows:
+            value = np.array([interval.value for interval, _ in found])
+            bars = np.array([[i.value - i.low, i.high - i.value] for i, _ in found]).T.clip(min=0)
+            axes.errorbar(value, places + offset, xerr=np.nan_to_num(bars), fmt="none", ecolor=colour, elinewidth=1)
+            faces = [colour if p <= SIGNIFICANT else "white" for _, p in found]
+            axes.scatter(value, places + offset, s=22, c=faces, edgecolors=colour, zorder=3, label=label)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(places, [labelled(frame, k) for k in keys[::-1]])
         axes.set_xlim(-1.05, 1.05)
-        axes.set_xlabel(f"Spearman correlation with probe accuracy ({int(table['n'].max())} checkpoints)")
+        axes.set_xlabel(f"Spearman correlation with {_target_label(frame)} ({max(link.n for link in chosen)} checkpoints)")
+        if len(rows) > 1:
+            handles = [Line2D([], [], marker="o", linestyle="none", color=colour, label=label) for label, _, colour, _ in rows]
+            figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
+
+
+def granulated(frame: pd.DataFrame) -> Figure | None:
+    """Kendall coefficients of the key scores with the target, each setting varying alone; the last column is their mean."""
+    links = {link.score: link for link in linking_of(frame).links}
+    keys = [row.key for row in KEY_SCORES if row.key in links and _psi_known(links[row.key].granulated)]
+    if not keys:
+        return None
+    criteria = [links[key].granulated for key in keys]
+    names = list(dict.fromkeys(name for c in criteria if c is not None for name in c.settings))
+    values = np.array([[*(c.settings.get(n, np.nan) for n in names), c.psi.value] for c in criteria if c is not None])
+    figure, (axes,) = new_figure(0.3 * len(keys) + 1.2)
+    with styled():
+        image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(names) + 1), [*(name.replace("_", " ") for name in names), "mean Ψ"])
+        axes.set_yticks(range(len(keys)), [labelled(frame, key) for key in keys])
+        axes.grid(False)
+        axes.axvline(len(names) - 0.5, color="black", linewidth=1)
+        for row, column in np.ndindex(*values.shape):
+            if np.isfinite(values[row, column]):
+                dark = abs(values[row, column]) > 0.6
+                axes.text(column, row, f"{values[row, column]:+.2f}", ha="center", va="center", fontsize=7,
+                          color="white" if dark else "black")  # fmt: skip
+        figure.colorbar(image, ax=axes, label=f"Kendall with {_target_label(frame)}", shrink=0.8)
+        axes.set_xlabel("the setting that varies")
+    return figure
+
+
+def _psi_known(criterion: Granulated | None) -> bool:
+    return criterion is not None and np.isfinite(criterion.psi.value)
+
+
+def predicted_accuracy(frame: pd.DataFrame) -> Figure | None:
+    """R2 of ridge regressions from sets of scores, for left-out configurations and for left-out methods."""
+    found = linking_of(frame).predictions
+    if not found:
+        return None
+    names = list(dict.fromkeys(p.name for p in found))[::-1]
+    figure, (axes,) = new_figure(0.32 * len(names) + 1.1)
+    lowest = -1.0
+    with styled():
+        handles = []
+        for (kind, colour, marker), offset in zip(LEFT_OUT, (0.14, -0.14), strict=True):
+            own = [p for p in found if p.groups == kind]
+            for p in own:
+                place, value = names.index(p.name) + offset, p.r2.value
+                if value < lowest:  # far worse than the mean: an arrow at the edge
+                    axes.scatter(lowest, place, marker="<", color=colour, s=22, zorder=3)
+                    continue
+                bars = np.nan_to_num([[value - max(p.r2.low, lowest)], [p.r2.high - value]]).clip(min=0)
+                axes.errorbar(value, place, xerr=bars, color=colour, marker=marker, markersize=4, elinewidth=1)
+            if own:
+                handles.append(Line2D([], [], color=colour, marker=marker, linestyle="none", label=f"a {kind} left out"))
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_xlim(lowest - 0.05, 1.02)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel(f"R² of predicted {_target_label(frame)}; 0: no better than the mean of the others")
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def method_contrasts(frame: pd.DataFrame) -> Figure | None:
+    """What each method changes against SimCLR, at equal other settings and seed: means over configurations, 95 % intervals."""
+    table, whole = wide_table(frame), design_of(frame)
+    panels = {}
+    for key in (TARGET, "robustness.mean_error", "curvature.lambda_max", "flatness.worst_case", "shift.gaussian_w2"):
+        if key not in table:
+            continue
+        values = table[key].dropna()
+        design = whole.of(list(values.index))
+        rows = []
+        for method in METHOD_ORDER[1:]:
+            differences, cells = matched_differences(values.to_numpy(float), design, method, METHOD_ORDER[0])
+            if len(differences) > 1:
+                rows.append((method, mean_over_cells(differences, cells)))
+        if rows:
+            panels[key] = rows
+    if not panels:
+        return None
+    methods = [m for m in METHOD_ORDER[1:] if any(m == method for rows in panels.values() for method, _ in rows)]
+    figure, axes = new_figure(0.32 * len(methods) + 1.2, columns=len(panels), sharey=True)
+    with styled():
+        for panel, (key, rows) in zip(axes, panels.items(), strict=True):
+            for method, (interval, _) in rows:
+                bars = np.nan_to_num([[interval.value - interval.low], [interval.high - interval.value]])
+                style = method_style(method, methods)
+                panel.errorbar(interval.value, methods.index(method), xerr=bars, markersize=4, linestyle="none", **style)
+            panel.axvline(0, color="black", linewidth=0.8)
+            panel.set_xlabel(labelled(frame, key), fontsize=7)
+            panel.tick_params(axis="x", labelsize=6)
+            panel.margins(y=0.3)
+        axes[0].set_yticks(range(len(methods)), [method_label(m) for m in methods])
+        axes[0].invert_yaxis()
+    return figure
+
+
+def _target_label(frame: pd.DataFrame) -> str:
+    return labelled(frame, linking_of(frame).settings.target)

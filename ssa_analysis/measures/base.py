@@ -198,6 +198,11 @@ def remembered(encoder: Encoder, key: tuple[Any, ...], compute: Callable[[], Any
     return store[key]
 
 
+def forget(encoder: Encoder) -> None:
+    """Drop what is remembered of an encoder whose weights are about to change, or have changed."""
+    _cache.pop(encoder, None)
+
+
 def split_features(encoder: Encoder, data: Data, split: str) -> Tensor:
     """``(n, feature_dim)`` features h of a split's images as they are, on the CPU."""
     return remembered(  # type: ignore[no-any-return]

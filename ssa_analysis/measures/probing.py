@@ -15,6 +15,8 @@ from ssa_analysis.numerics.seeding import generator
 
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 VALIDATION_SHARE = 0.25
+L2_OF_ONE = 1e-2  # where a class has one labelled image, so that nothing can be held back to choose by
+FOLDS = 5
 NEIGHBOURS, TEMPERATURE = 200, 0.1  # of the weighted nearest neighbours (Wu et al. 2018)
 
 
@@ -48,13 +50,56 @@ def _fit(encoder: Encoder, data: Data, seed: int) -> Probe:
     cut = int(VALIDATION_SHARE * len(h))
     validation, fitting = order[:cut], order[cut:]
     x_fit, x_validation = standardise(h[fitting], h[validation])
-    losses = {}
-    start = None
-    for l2 in sorted(L2_GRID, reverse=True):  # from smooth to rough, each from the last one's solution
-        classifier = fit_logistic(x_fit, y[fitting], classes, l2=l2, start=start, max_iterations=300)
-        start = (classifier.weight, classifier.bias)
-        losses[l2] = mean_cross_entropy(classifier.logits(x_validation), y[validation])
+    losses = _losses(x_fit, y[fitting], x_validation, y[validation], classes)
     best = min(losses, key=losses.__getitem__)
-    mean, std = h.mean(0), h.std(0, correction=0)
-    scale = torch.where(std > 1e-8 * std.max().clamp_min(1e-30), 1 / std, torch.zeros_like(std))
+    mean, scale = _scaling(h)
     return Probe(fit_logistic((h - mean) * scale, y, classes, l2=best), mean, scale, best)
+
+
+def _scaling(h: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of the columns, and what they are multiplied by; constant ones become 0."""
+    mean, std = h.mean(0), h.std(0, correction=0)
+    return mean, torch.where(std > 1e-8 * std.max().clamp_min(1e-30), 1 / std, torch.zeros_like(std))
+
+
+def _losses(x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor, classes: int) -> dict[float, float]:
+    """Cross-entropy on the validation images for each strength of the regularisation."""
+    losses, start = {}, None
+    for l2 in sorted(L2_GRID, reverse=True):  # from smooth to rough, each from the last one's solution
+        classifier = fit_logistic(x, y, classes, l2=l2, start=start, max_iterations=300)
+        start = (classifier.weight, classifier.bias)
+        losses[l2] = mean_cross_entropy(classifier.logits(x_validation), y_validation)
+    return losses
+
+
+def few_label_probe(encoder: Encoder, data: Data, share: float, seed: int) -> tuple[Probe, int]:
+    """A probe that knows the labels of a share of the probe split, each class alike and at least one image of it.
+
+    The scaling of the features needs no labels and is that of the whole split. The regularisation is chosen by
+    cross-validation within the labelled images; with one image a class it is ``L2_OF_ONE``.
+
+    Returns:
+        The probe, and how many labels it saw.
+    """
+    h, y = split_features(encoder, data, "probe").double(), data.labels_of("probe")
+    classes, rng = len(data.class_names), generator(seed, "few labels", share)
+    chosen, folds = [], []
+    for label in torch.unique(y):
+        members = (y == label).nonzero()[:, 0]
+        count = max(1, round(share * len(members)))
+        chosen.append(members[torch.randperm(len(members), generator=rng)[:count]])
+        folds.append(torch.arange(count))
+    index, place = torch.cat(chosen), torch.cat(folds)
+    mean, scale = _scaling(h)
+    x, y = (h[index] - mean) * scale, y[index]
+    least = min(len(part) for part in chosen)
+    best = L2_OF_ONE
+    if least > 1:
+        count = min(FOLDS, least)
+        sums = dict.fromkeys(L2_GRID, 0.0)
+        for fold in range(count):
+            out = place % count == fold
+            for l2, loss in _losses(x[~out], y[~out], x[out], y[out], classes).items():
+                sums[l2] += loss * int(out.sum())
+        best = min(sums, key=sums.__getitem__)
+    return Probe(fit_logistic(x, y, classes, l2=best), mean, scale, best), len(index)

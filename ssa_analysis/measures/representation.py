@@ -49,12 +49,19 @@ def uniformity(z: Tensor, t: float = 2.0) -> tuple[float, float]:
     return float((total / (n * (n - 1))).log()), jackknife_stderr(leave_one_out)
 
 
-@measure("representation", "alignment, uniformity, effective rank and contrastive loss, without labels", RepresentationSettings)
+@measure(
+    "representation",
+    "alignment, uniformity, effective rank, contrastive loss and weight norm, without labels",
+    RepresentationSettings,
+    revision=2,
+)
 def representation(encoder: Encoder, data: Data, settings: RepresentationSettings) -> list[Score]:
-    """Scores ``alignment``, ``uniformity``, ``effective_rank`` (of z), ``feature_rank`` (of h), ``contrastive_loss``.
+    """Scores ``alignment``, ``uniformity``, ``effective_rank`` (of z), ``feature_rank`` (of h), ``contrastive_loss``,
+    ``weight_norm``.
 
     ``alignment = E|z - z+|^2`` over practical pairs and ``uniformity`` over clean images (Wang and Isola 2020);
     ranks are RankMe (Garrido et al. 2023); the loss is NT-Xent over one batch of up to 256 held-out pairs, in nats.
+    The weight norm is the l2 norm of all weights, backbone and projector, without BatchNorm's statistics; it has no error.
     """
     z = split_embeddings(encoder, data, "held-out")[: settings.images]
     h = split_features(encoder, data, "held-out")[: settings.images]
@@ -72,7 +79,8 @@ def representation(encoder: Encoder, data: Data, settings: RepresentationSetting
     losses = nt_xent(first[:256], second[:256], tau, beta)
     per_image = mean_interval(losses.view(2, -1).mean(0).numpy())
     scores.append(Score.estimate("representation", "contrastive_loss", per_image.value, per_image.stderr, "nats", settings=about))
-    return scores
+    norm = float(torch.stack([p.detach().double().norm() for p in encoder.parameters()]).norm())
+    return [*scores, Score("representation", "weight_norm", norm)]
 
 
 def _rank_score(name: str, matrix: Tensor, settings: RepresentationSettings) -> Score:

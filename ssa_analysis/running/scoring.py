@@ -15,6 +15,8 @@ from ssa_analysis.running.plan import Cell, CellResult, DataSpec, run_checkpoint
 from ssa_analysis.running.store import Store
 from ssa_analysis.score import Score
 
+ATTEMPTS = 2  # a cell whose worker was killed is tried once more, then it has failed and the others go on
+
 
 @dataclass(frozen=True)
 class ScoringSummary:
@@ -68,7 +70,7 @@ def run_cells(
         todo.setdefault(cell.path, []).append(cell)
     scratch = scratch_of(store) if store is not None else None
     shared = {"spec": spec, "device": device, "scratch": scratch}
-    jobs = [Job(path, run_checkpoint, {"cells": group, **shared}) for path, group in todo.items()]
+    jobs = [Job(path, run_checkpoint, {"cells": group, **shared}, "cells", ATTEMPTS) for path, group in todo.items()]
     fresh: dict[str, CellResult] = {}
 
     def finish(result: CellResult) -> None:
@@ -84,10 +86,10 @@ def run_cells(
     for event in executor.run(jobs):
         if event.kind == "value":
             finish(event.value)
-        elif event.kind == "failed":
-            for cell in todo[event.key]:
-                if cell.key not in fresh:
-                    finish(CellResult(cell, error=event.value, unexpected=True))
+        elif event.kind in ("failed", "lost"):
+            without = [cell for cell in todo[event.key] if cell.key not in fresh]
+            for cell in without if event.kind == "failed" else without[:1]:
+                finish(CellResult(cell, error=event.value, unexpected=True))
     scores: list[Score] = []
     for cell in cells:
         if cell.key in known and store is not None:

@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS scores (
 """
 SCORE_COLUMNS = (
     "checkpoint", "path", "sha256", "method", "data", "measure", "name", "value", "stderr", "low", "high", "unit",
-    "converged", "seed", "seconds", "code_version", "settings", "arrays", "environment", "epoch", "run",
+    "converged", "seed", "seconds", "code_version", "settings", "arrays", "environment", "epoch", "run", "training",
 )  # fmt: skip
 
 
@@ -224,7 +224,7 @@ class Store:
         """All scores, one a row (columns ``SCORE_COLUMNS``).
 
         ``epoch`` is that of the checkpoint (NaN where the file does not say); checkpoints of one training run share ``run``,
-        which is empty where the file does not say.
+        which is empty where the file does not say. ``training`` is what the file says of it (settings, epoch, loss), or {}.
 
         Where a measure of a checkpoint on a data set was computed more than once (other seeds, settings or code),
         the newest cell counts; settings that give scores of other names (``Measure.apart``) are told apart.
@@ -236,7 +236,7 @@ class Store:
             rows = self._db.execute(
                 "SELECT k.path, k.sha256, k.method, c.data, c.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, "
                 "s.converged, c.seed, c.seconds, c.code_version, s.settings, s.arrays, c.environment, "
-                "k.report, k.report FROM scores s "
+                "k.report, k.report, k.report FROM scores s "
                 "JOIN cells c ON c.id = s.cell JOIN checkpoints k ON k.sha256 = c.sha256 "
                 "WHERE c.id IN (SELECT value FROM json_each(?)) ORDER BY k.path, c.id, s.rowid",
                 (json.dumps(list(self._newest("ok").values())),),
@@ -252,6 +252,8 @@ class Store:
         runs = {text: _run_of(text) for text in frame["run"].unique()}
         frame["epoch"] = [runs[text][0] for text in frame["epoch"]]
         frame["run"] = [runs[text][1] for text in frame["run"]]
+        trainings = {text: (json.loads(text).get("training") or {}) if text else {} for text in frame["training"].unique()}
+        frame["training"] = pd.Series([trainings[text] for text in frame["training"]], index=frame.index, dtype=object)
         for column in ("value", "stderr", "low", "high"):
             frame[column] = frame[column].astype(float)
         return frame[frame["data"] == data] if data is not None else frame

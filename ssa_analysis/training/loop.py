@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from ssa_analysis.checkpoints.reading import read_file
 from ssa_analysis.checkpoints.writing import FORMAT, make_folder, save_checkpoint
 from ssa_analysis.data.datasets import Data
+from ssa_analysis.data.recipe_parts import scaled_whole
 from ssa_analysis.data.views import ViewRecipe, Views, named_recipe
 from ssa_analysis.errors import DataError, MeasureError, SettingsError
 from ssa_analysis.models.backbones import ARCHITECTURES, build_backbone
@@ -45,8 +46,8 @@ class EpochLog:
 
 
 def training_recipe(settings: TrainSettings, data: Data) -> ViewRecipe:
-    """The views of a run: the named recipe or the data set's own, with the Fourier augmentation if the method has it."""
-    recipe = named_recipe(settings.views or data.recipe)
+    """The views of a run: the named recipe or the data set's own at the chosen strength, with Fourier if the method has it."""
+    recipe = scaled_whole(named_recipe(settings.views or data.recipe), settings.strength)
     return replace(recipe, fourier=settings.fourier) if method_row(settings.method).fourier else recipe
 
 
@@ -80,6 +81,22 @@ def partner_features(encoder: Encoder, images: Tensor) -> Tensor:
     features = in_batches(encoder.features, images, images.device)
     encoder.train(was_training)
     return features
+
+
+class EpochRecorder(Protocol):
+    """Measures an encoder during its training, which it must leave as it was; epoch 0 is before training."""
+
+    def is_due(self, epoch: int, epochs: int) -> bool:
+        """Whether the encoder after ``epoch`` of ``epochs`` is to be measured."""
+        ...
+
+    def keep_until(self, epoch: int) -> None:
+        """Called first: the run goes on after ``epoch``, and what is known of later ones will come again."""
+        ...
+
+    def __call__(self, encoder: Encoder, epoch: int) -> None:
+        """Measure."""
+        ...
 
 
 class _Log:
@@ -138,6 +155,7 @@ def train(
     save_every: int = 1,
     keep_every: int = 0,
     on_epoch: Callable[[EpochLog], None] = lambda row: None,
+    recorder: EpochRecorder | None = None,
 ) -> Path:
     """Train and write ``out/last.pt`` (atomically, after every ``save_every`` epochs) and ``out/log.csv``.
 
@@ -147,6 +165,7 @@ def train(
     Args:
         data: its train split is trained on. resume: continue ``out/last.pt`` if it is there.
         keep_every: also keep ``out/epochs/epoch-0000.pt`` (before training) and every so many epochs; 0 none.
+        recorder: measures the encoder as it is trained, see :class:`EpochRecorder`.
 
     Returns:
         The path of the checkpoint.
@@ -178,6 +197,10 @@ def train(
         unseen = EpochLog(0, settings.epochs, 0, math.nan, 0.0, None, 0.0)
         _save(kept / "epoch-0000.pt", settings, data, encoder, initial, optimizer, unseen)
     log = _Log(folder, done)
+    if recorder is not None:
+        recorder.keep_until(done if done else -1)
+        if not done and recorder.is_due(0, settings.epochs):
+            recorder(encoder, 0)
     started = time.perf_counter()
     encoder.train()
     for epoch in range(done, settings.epochs):
@@ -195,9 +218,13 @@ def train(
                 group["lr"] = rate
 
             def closure(first: Tensor = first, second: Tensor = second, step: int = step) -> Tensor:
-                loss = batch_loss(encoder, first, second, settings, step)
-                loss.backward()
-                return loss.detach()
+                parts = zip(first.chunk(settings.accumulate), second.chunk(settings.accumulate), strict=True)
+                losses = []
+                for number, part in enumerate(parts):
+                    loss = batch_loss(encoder, *part, settings, step * settings.accumulate + number) / settings.accumulate
+                    loss.backward()
+                    losses.append(loss.detach())
+                return torch.stack(losses).sum()
 
             if sharp is not None:
                 loss = sharp.step(closure)
@@ -218,6 +245,8 @@ def train(
             epoch + 1, settings.epochs, (epoch + 1) * steps_per_epoch, mean_loss, rate, knn, time.perf_counter() - started
         )
         log.write(row)
+        if recorder is not None and recorder.is_due(epoch + 1, settings.epochs):
+            recorder(encoder, epoch + 1)
         if kept is not None and ((epoch + 1) % keep_every == 0 or last):
             _save(kept / f"epoch-{epoch + 1:04d}.pt", settings, data, encoder, initial, optimizer, row)
         if (epoch + 1) % save_every == 0 or last:
@@ -268,6 +297,7 @@ def _restore(path: Path, settings: TrainSettings, data: Data, encoder: Encoder, 
         raise SettingsError(f"{path}: not a checkpoint of ssa-analyze train; it cannot be resumed")
     saved = payload["training"]["settings"]
     wanted = settings.to_dict()
+    saved = {**TrainSettings().to_dict(), **saved}  # settings that were not there yet when it was written
     different = [f"{k} was {saved.get(k)!r}, now {v!r}" for k, v in wanted.items() if saved.get(k) != v]
     if different:
         raise SettingsError(f"{path}: cannot resume with other settings: {'; '.join(different)}")

@@ -12,6 +12,7 @@ from torch import nn
 from ssa_analysis.errors import SettingsError
 
 OPTIMIZERS = ("sgd", "lars", "adamw")
+STATES = {"sgd": 1, "lars": 1, "adamw": 2}  # numbers that an optimizer keeps for each weight
 
 
 class LARS(torch.optim.Optimizer):

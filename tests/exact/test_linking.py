@@ -8,7 +8,9 @@ import pytest
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from ssa_analysis.errors import DataError
-from ssa_analysis.linking.rank import correlations, link_scores, link_table, mixed_images
+from ssa_analysis.linking.links import link_scores, link_table
+from ssa_analysis.linking.rank import correlations
+from ssa_analysis.linking.table import mixed_images
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -162,9 +162,10 @@ def table_of(checkpoints: dict[str, tuple[str, list[Score]]], data: str = "digit
     rows = []
     for name, (method, scores) in checkpoints.items():
         epoch, run = 3.0 + int(name[-1] == "1"), f"run of {method}"
+        known = {"settings": {"method": method, "lr": 0.1 + 0.1 * int(name[-1])}, "loss": 4.0} if "-s" in name else {}
         for s in scores:
             number = [np.nan if v is None else v for v in (s.value, s.stderr, s.low, s.high)]
-            about = [s.unit, s.converged, 0, 1.0, "0.1.0/1", dict(s.settings), dict(s.arrays), "e", epoch, run]
+            about = [s.unit, s.converged, 0, 1.0, "0.1.0/1", dict(s.settings), dict(s.arrays), "e", epoch, run, known]
             rows.append([name, f"runs/{name}/last.pt", f"sha-{name}", method, data, s.measure, s.name, *number, *about])
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 

@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 
 from ssa_analysis.errors import MeasureError, SettingsError
-from ssa_analysis.running.executors import EXECUTORS, Event, InProcessExecutor, Job, ProcessExecutor
+from ssa_analysis.running.executors import (
+    Event,
+    ExecutorSettings,
+    InProcessExecutor,
+    Job,
+    ProcessExecutor,
+    make_executor,
+)
 
 # Jobs stand at the top of the module: a spawned worker finds them by name.
 
@@ -160,10 +167,12 @@ def test_no_jobs_no_events() -> None:
 
 
 def test_local_chooses_by_the_number_of_workers() -> None:
-    local = EXECUTORS.get("local")
-    assert isinstance(local(1), InProcessExecutor)
-    assert isinstance(local(2), ProcessExecutor)
+    assert isinstance(make_executor("local", ExecutorSettings()), InProcessExecutor)
+    assert isinstance(make_executor("local", ExecutorSettings(1)), InProcessExecutor)
+    assert isinstance(make_executor("local", ExecutorSettings(2)), ProcessExecutor)
     with pytest.raises(SettingsError, match="at least 1, got 0"):
-        local(0)
+        ExecutorSettings(0)
     with pytest.raises(SettingsError, match=r"unknown executor 'locl'; did you mean local\?"):
-        EXECUTORS.get("locl")
+        make_executor("locl", ExecutorSettings())
+    with pytest.raises(SettingsError, match="the executor 'local' has no option 'adress'; it has none"):
+        make_executor("local", ExecutorSettings(2, options={"adress": "x"}))

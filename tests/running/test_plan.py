@@ -41,7 +41,15 @@ def test_cells_stand_in_the_order_of_checkpoints_then_measures(files: list[Path]
 
 def test_all_settings_are_written_out_with_their_defaults(files: list[Path], digits: Data) -> None:
     cell = plan(files, digits, seed=5)[0]
-    assert cell.settings == {"seed": 5, "views": "own", "tau": None, "beta": None, "neighbours": 200, "temperature": 0.1}
+    assert cell.settings == {
+        "seed": 5,
+        "views": "own",
+        "tau": None,
+        "beta": None,
+        "neighbours": 200,
+        "temperature": 0.1,
+        "draws": 5,
+    }
     assert cell.seed == 5
 
 

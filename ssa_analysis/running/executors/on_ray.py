@@ -1,0 +1,105 @@
+"""Jobs on a Ray cluster: an address, or a local cluster that is started here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ssa_analysis.errors import SettingsError
+from ssa_analysis.running.executors.base import EXECUTORS, Event, Executor, ExecutorKind, ExecutorSettings, Job, Tries, events_of
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise SettingsError("the executor 'ray' needs Ray; run: pip install 'ssa-analysis[ray]'") from error
+    return ray
+
+
+class RayExecutor:
+    """One Ray task a job, whose results come as they are yielded; a job whose node dies goes on on another one.
+
+    Args:
+        address: of a cluster (``host:port``, ``ray://...``, ``auto``); empty: a cluster that has been joined already, or
+            else one on this machine, which ends with the run.
+        workers: tasks at a time; None: as many as the cluster has room for.
+        cpus, gpus: that each task takes.
+
+    The checkpoints, the data and, for training, the output folder must lie on a file system that all nodes share, and
+    all need the same packages.
+    """
+
+    def __init__(self, address: str = "", workers: int | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
+        self.address, self.workers, self.cpus, self.gpus = address, workers, cpus, gpus
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
+        """See :class:`Executor`."""
+        if not jobs:
+            return
+        ray = _import_ray()
+        joined = ray.is_initialized()
+        if not joined:
+            try:
+                ray.init(address=self.address or "local", include_dashboard=False, log_to_driver=False, logging_level="error")
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise SettingsError(f"no Ray cluster at {self.address!r} ({str(error).splitlines()[0]})") from error
+        try:
+            yield from self._run(ray, jobs)
+        finally:
+            if not joined:
+                ray.shutdown()
+
+    def _run(self, ray: Any, jobs: Sequence[Job]) -> Iterator[Event]:
+        options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": 0, "num_returns": "streaming"}
+        remote = ray.remote(**options)(events_of)
+        waiting = list(reversed([(Tries(job), job) for job in jobs]))
+        busy: dict[Any, Tries] = {}
+        try:
+            while waiting or busy:
+                while waiting and (self.workers is None or len(busy) < self.workers):
+                    tries, job = waiting.pop()
+                    busy[remote.remote(job)] = tries
+                ready, _ = ray.wait(list(busy), num_returns=1, fetch_local=False)
+                stream = ready[0]
+                tries = busy[stream]
+                try:
+                    event = ray.get(next(stream))
+                except StopIteration:  # without a last event: the worker ended before it could say so
+                    reason: str | None = "the Ray task ended early"
+                except ray.exceptions.RayTaskError as error:
+                    reason = f"the Ray task failed ({str(error.cause or error).splitlines()[-1]})"
+                except ray.exceptions.RayError as error:
+                    reason = f"the Ray worker was lost ({type(error).__name__})"
+                else:
+                    reason = None
+                    passed_on = tries.heard(event)
+                    if passed_on is not None:
+                        yield passed_on
+                    if event.kind != "value":
+                        busy.pop(stream)
+                if reason is not None:
+                    busy.pop(stream)
+                    told, again = tries.lost(reason)
+                    yield from told
+                    if again is not None:
+                        waiting.append((tries, again))
+        finally:
+            for stream in busy:
+                with suppress(Exception):  # the run ends anyway
+                    ray.cancel(stream, force=True)
+
+
+def make_ray(settings: ExecutorSettings) -> Executor:
+    """Options ``address``, ``cpus`` (1) and ``gpus`` (1 where the device is cuda) of each job."""
+    _import_ray()
+    options = settings.options
+    try:
+        cpus, gpus = float(options.get("cpus", 1)), float(options.get("gpus", 1 if settings.needs_gpu else 0))
+    except ValueError as error:
+        raise SettingsError(f"cpus and gpus of the executor 'ray' must be numbers ({error})") from error
+    return RayExecutor(options.get("address", ""), settings.workers, cpus, gpus)
+
+
+EXECUTORS.add("ray", ExecutorKind("tasks on a Ray cluster, or a local one", make_ray, ("address", "cpus", "gpus")))

@@ -1,0 +1,142 @@
+"""Jobs under SLURM, by submitit; its results come through files in a folder that all nodes share."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ssa_analysis.checkpoints.writing import make_folder, write_atomically
+from ssa_analysis.errors import SettingsError
+from ssa_analysis.running.executors.base import EXECUTORS, Event, Executor, ExecutorKind, ExecutorSettings, Job, Tries, events_of
+
+
+def _import_submitit() -> Any:
+    try:
+        import submitit
+    except ImportError as error:
+        raise SettingsError("the executor 'slurm' needs submitit; run: pip install 'ssa-analysis[slurm]'") from error
+    return submitit
+
+
+def write_events(job: Job, spool: Path) -> int:
+    """What a SLURM job does: each event becomes a file ``spool/NUMBER``, whole or not there; returns how many."""
+    count = 0
+    for event in events_of(job):
+        try:
+            content = pickle.dumps(event)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            content = pickle.dumps(Event(job.key, "failed", f"a result cannot be sent between processes ({error})"))
+        write_atomically(spool / f"{count:06d}", content)
+        count += 1
+    return count
+
+
+class SlurmExecutor:
+    """One SLURM job a job; a job that is killed, preempted or loses its node is submitted again.
+
+    Args:
+        folder: for submitit's logs and the results on their way, on a file system that all nodes share.
+        workers: jobs at a time; None: all at once, and SLURM decides.
+        cluster: ``slurm``, or ``local`` for submitit's own processes on this machine.
+        parameters: submitit's, such as ``slurm_partition``, ``timeout_min``, ``gpus_per_node``.
+        poll: seconds between two looks at the results.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        workers: int | None = None,
+        cluster: str = "slurm",
+        parameters: Mapping[str, Any] | None = None,
+        poll: float = 2.0,
+    ) -> None:
+        self.folder, self.workers, self.cluster, self.poll = Path(folder), workers, cluster, poll
+        self.parameters = dict(parameters or {})
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
+        """See :class:`Executor`."""
+        if not jobs:
+            return
+        submitit = _import_submitit()
+        folder = make_folder(self.folder)
+        try:
+            executor = submitit.AutoExecutor(folder=folder / "%j", cluster=self.cluster)
+            executor.update_parameters(name="ssa-analyze", **self.parameters)
+        except (RuntimeError, TypeError, ValueError, NameError) as error:
+            raise SettingsError(f"the executor 'slurm' cannot be used here ({error})") from error
+        spools = Path(tempfile.mkdtemp(prefix="results-", dir=folder))
+        try:
+            yield from self._run(executor, spools, jobs)
+        finally:
+            shutil.rmtree(spools, ignore_errors=True)
+
+    def _run(self, executor: Any, spools: Path, jobs: Sequence[Job]) -> Iterator[Event]:
+        waiting = list(reversed([(Tries(job), job) for job in jobs]))
+        busy: list[_Submitted] = []
+        try:
+            while waiting or busy:
+                room = len(waiting) if self.workers is None else min(len(waiting), self.workers - len(busy))
+                pieces = [waiting.pop() for _ in range(room)]
+                homes = [Path(tempfile.mkdtemp(dir=spools)) for _ in pieces]
+                with executor.batch():  # one array job
+                    submitted = [executor.submit(write_events, job, home) for (_, job), home in zip(pieces, homes, strict=True)]
+                busy += [_Submitted(s, home, tries) for s, home, (tries, _) in zip(submitted, homes, pieces, strict=True)]
+                idle = True
+                for one in list(busy):
+                    finished = one.handle.done()  # before the look, so that nothing is missed after it
+                    for event in one.fresh():
+                        idle = False
+                        passed_on = one.tries.heard(event)
+                        if passed_on is not None:
+                            yield passed_on
+                        if event.kind != "value":
+                            one.ended = True
+                    if finished or one.ended:
+                        busy.remove(one)
+                    if finished and not one.ended:
+                        told, again = one.tries.lost(f"the job {one.handle.job_id} ended ({one.handle.state})")
+                        yield from told
+                        if again is not None:
+                            waiting.append((one.tries, again))
+                if idle and busy:
+                    time.sleep(self.poll)
+        finally:
+            for one in busy:
+                with suppress(Exception):  # the run ends anyway
+                    one.handle.cancel()
+
+
+class _Submitted:
+    """A submitted job and what has been read of its events."""
+
+    def __init__(self, handle: Any, spool: Path, tries: Tries) -> None:
+        self.handle, self.spool, self.tries = handle, spool, tries
+        self.read, self.ended = 0, False
+
+    def fresh(self) -> Iterator[Event]:
+        """Events that were not read yet; our own files, in a folder that only this user can write."""
+        while (path := self.spool / f"{self.read:06d}").is_file():
+            event = pickle.loads(path.read_bytes())
+            path.unlink()
+            self.read += 1
+            yield event
+
+
+def make_slurm(settings: ExecutorSettings) -> Executor:
+    """Options ``folder`` (``slurm-jobs``), ``cluster`` and submitit's parameters, whole numbers read as such."""
+    _import_submitit()
+    values: dict[str, Any] = {k: int(v) if v.isdigit() else v for k, v in settings.options.items()}
+    folder, cluster = Path(str(values.pop("folder", "slurm-jobs"))).absolute(), str(values.pop("cluster", "slurm"))
+    if settings.needs_gpu:
+        values.setdefault("gpus_per_node", 1)
+    return SlurmExecutor(folder, settings.workers, cluster, values)
+
+
+SUBMITIT = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "stderr_to_stdout", "slurm_*")
+EXECUTORS.add("slurm", ExecutorKind("SLURM jobs by submitit", make_slurm, ("folder", "cluster", *SUBMITIT)))

@@ -1,0 +1,80 @@
+"""Scores during a training: what a checkpoint of every few epochs would have scored, without keeping the checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+from ssa_analysis.data.datasets import Data
+from ssa_analysis.errors import SSAError
+from ssa_analysis.measures import MEASURES
+from ssa_analysis.measures.base import forget
+from ssa_analysis.models.encoder import Encoder
+
+COLUMNS = ("epoch", "measure", "name", "value", "stderr", "low", "high", "unit", "converged", "seconds")
+
+
+class Recorder:
+    """Appends scores to ``folder/records.csv``, one row a score; given to ``train(..., recorder=...)``.
+
+    Args:
+        measures: names, with settings of their own in ``settings`` by measure. every: epochs between two records; the
+            encoder before training and after the last epoch is recorded in any case.
+        seed: of the measures; the same at every epoch, so that a curve shows the weights and not the draws.
+
+    Raises:
+        SettingsError: an unknown measure or setting.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        measures: tuple[str, ...],
+        every: int,
+        data: Data,
+        seed: int = 0,
+        settings: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
+        self.path, self.every, self.data = folder / "records.csv", every, data
+        chosen = settings or {}
+        rows = [MEASURES.get(name) for name in measures]
+        self._measures = [(row, row.make_settings({"seed": seed, **chosen.get(row.name, {})})) for row in rows]
+
+    def is_due(self, epoch: int, epochs: int) -> bool:
+        """Whether the encoder after ``epoch`` of ``epochs`` is to be recorded; 0 is the one before training."""
+        return bool(self._measures) and (epoch in (0, epochs) or (self.every > 0 and epoch % self.every == 0))
+
+    def keep_until(self, epoch: int) -> None:
+        """Drop the rows of later epochs, which a resumed run will make again."""
+        rows = []
+        if self.path.is_file():
+            with open(self.path, newline="") as stream:
+                rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) <= epoch]
+        with open(self.path, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def __call__(self, encoder: Encoder, epoch: int) -> None:
+        """Measure the encoder, which is left as it was. A measure that cannot be taken leaves no row."""
+        was_training = encoder.training
+        encoder.eval()
+        forget(encoder)
+        try:
+            for row, settings in self._measures:
+                started = time.perf_counter()
+                try:
+                    scores = row.function(encoder, self.data, settings)
+                except SSAError:
+                    continue
+                seconds = round(time.perf_counter() - started, 3)
+                with open(self.path, "a", newline="") as stream:
+                    csv.writer(stream).writerows(
+                        [epoch, s.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, int(s.converged), seconds]
+                        for s in scores
+                    )
+        finally:
+            forget(encoder)  # the next steps change the weights
+            encoder.train(was_training)
