@@ -56,7 +56,7 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
-SHARED = ("score",)  # verbs whose work the processes of a torchrun job share
+SHARED = ("score", "train")  # verbs whose work the processes of a torchrun job share
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -73,7 +73,7 @@ def cli(context: click.Context) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and context.invoked_subcommand not in SHARED:
         raise click.UsageError(
             f"{context.invoked_subcommand} runs in one process, but torchrun has started {os.environ['WORLD_SIZE']}; "
-            f"only {', '.join(SHARED)} shares its work among them"
+            f"only {' and '.join(SHARED)} share their work among them"
         )
 
 

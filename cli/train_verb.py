@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
-from ssa_analysis.cli.common import config_option, data_options, device_option, duration, resolve_device, say
+from ssa_analysis.cli.common import (
+    config_option,
+    data_options,
+    device_option,
+    duration,
+    merge_settings,
+    parse_settings,
+    resolve_device,
+    say,
+)
 
 from ssa_analysis.running.plan import DataSpec, loaded_data
-from ssa_analysis.training.loop import EpochLog, train
+from ssa_analysis.running.ranks import joined_ranks
+from ssa_analysis.running.recording import Recorder
+from ssa_analysis.training.logs import EpochLog
+from ssa_analysis.training.loop import train
 from ssa_analysis.training.settings import TrainSettings, settings_from_flat
 
 DEFAULTS = TrainSettings()
@@ -71,35 +84,76 @@ DEFAULTS = TrainSettings()
     type=click.IntRange(min=0),
     help="Epochs between kNN evaluations; 0 never.",
 )
+@click.option("--record", default="", metavar="MEASURES", help="Also score the encoder on the way, such as curvature,shift.")
+@click.option(
+    "--record-every", default=10, show_default=True, type=click.IntRange(min=1), help="Epochs between two such records."
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="MEASURE.SETTING=VALUE",
+    callback=merge_settings,
+    help="Change a setting of a recorded measure; repeatable.",
+)
+@click.option("--channels-last/--channels-first", default=None, help="Memory format of the convolutions; default: last on a GPU.")
+@click.option("--compile", "compiled", is_flag=True, help="Run the forward pass through torch.compile.")
 @click.option("--seed", default=0, show_default=True)
 @device_option
 @config_option("train")
 def command(
     data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool, out: str, resume: bool,
-    keep_every: int, device: str, projector: str, **options: Any,
+    keep_every: int, device: str, projector: str, record: str, record_every: int, assignments: tuple[str, ...],
+    channels_last: bool | None, compiled: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Train an encoder and write OUT/last.pt after every epoch.
+    """Train an encoder and write OUT/last.pt after every epoch, OUT/log.csv, and OUT/records.csv with --record.
+
+    Under torchrun the processes share each batch, one GPU each.
 
     \b
     Example:
       ssa-analyze train --method ssa-clr --data cifar10 --data-root DIR --out runs/a
       ssa-analyze train --method ssa-clr --data cifar10 --data-root DIR --out runs/a --resume
+      ssa-analyze train --data digits --arch convnet --epochs 40 --out runs/b --record curvature,shift --record-every 10
+      torchrun --nproc-per-node 2 -m ssa_analysis train --data cifar10 --batch 512 --amp bf16 --out runs/c
     """
     try:
         sizes = [int(size) for size in projector.split(",")]
     except ValueError as error:
         raise click.UsageError(f"--projector takes whole numbers separated by commas, got {projector!r}") from error
     settings = settings_from_flat({**options, "projector": sizes})
-    loaded = loaded_data(DataSpec(data, data_root, subset, image_size, not no_download))
-    say(f"{settings.method} on {loaded.name}: {len(loaded.splits['train'])} training images, {settings.arch}")
-    rows: list[EpochLog] = []
+    measures = tuple(name.strip() for name in record.split(",") if name.strip())
+    chosen = parse_settings(assignments)
+    for name in chosen:
+        if name not in measures:
+            raise click.UsageError(f"--set {name}. ...: that measure is not recorded; name it with --record")
+    spec = DataSpec(data, data_root, subset, image_size, not no_download)
+    with joined_ranks(resolve_device(device)) as (ranks, own_device):
+        if ranks.rank == 0:
+            loaded_data(spec)  # the first one may have to download it
+        ranks.from_first(None)
+        loaded = loaded_data(spec)
+        shared = f", {ranks.size} processes" if ranks.size > 1 else ""
+        say(f"{settings.method} on {loaded.name}: {len(loaded.splits['train'])} training images, {settings.arch}{shared}")
+        recorder = Recorder(Path(out), measures, record_every, loaded, settings.seed, chosen) if measures else None
+        last = own_device.startswith("cuda") if channels_last is None else channels_last
+        path = train(
+            settings, loaded, out, device=own_device, resume=resume, keep_every=keep_every, on_epoch=Teller(),
+            recorder=recorder, channels_last=last, compiled=compiled,
+        )  # fmt: skip
+    say(f"wrote {path}")
 
-    def tell(row: EpochLog) -> None:
-        rows.append(row)
-        left = row.seconds / len(rows) * (row.epochs - row.epoch)
+
+class Teller:
+    """Says a line an epoch, with the time left."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, row: EpochLog) -> None:
+        """One epoch is done."""
+        self.count += 1
+        left = row.seconds / self.count * (row.epochs - row.epoch)
         knn = f"  kNN {row.knn:.3f}" if row.knn is not None else ""
         rest = f"  about {duration(left)} left" if row.epoch < row.epochs else ""
         say(f"[{row.epoch}/{row.epochs}] loss {row.loss:.4f}{knn}{rest}")
-
-    path = train(settings, loaded, out, device=resolve_device(device), resume=resume, keep_every=keep_every, on_epoch=tell)
-    say(f"wrote {path}")

@@ -42,7 +42,9 @@ WIDTH = 6.75  # inches: two columns of a conference paper
 @contextmanager
 def styled() -> Iterator[None]:
     """matplotlib with this project's settings, inside the block only."""
-    with mpl.rc_context({**mpl.rcParamsDefault, **_SETTINGS, "backend": mpl.rcParams["backend"]}):
+    # asking for the backend would import pyplot, where none is chosen yet
+    defaults = {key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"}
+    with mpl.rc_context({**defaults, **_SETTINGS}):
         yield
 
 

@@ -60,6 +60,7 @@ def nt_xent(
     beta: float | None = None,
     negatives: int | None = None,
     generator: torch.Generator | None = None,
+    anchors: Tensor | None = None,
 ) -> Tensor:
     """NT-Xent over a batch of m pairs, both directions: each of the 2m rows is an anchor once.
 
@@ -70,16 +71,18 @@ def nt_xent(
         z, z_plus: ``(m, d)`` unit rows, the two views.
         tau, beta: as in :func:`info_nce`; ``beta=None`` means the number of negatives (plain NT-Xent).
         negatives: K, at most ``2m - 2``; None means all.
+        anchors: ``(a,)`` which of the 2m rows (first views, then second ones) are anchors; default all.
 
     Returns:
-        ``(2m,)`` losses; the batch loss is their mean.
+        ``(2m,)`` losses, or ``(a,)``; the batch loss is their mean.
 
     Raises:
         SettingsError: m < 2, or K outside 1..2m-2.
     """
     check_temperature(tau, beta)
     rows = torch.cat([z, z_plus])
-    return nt_xent_from_similarities(rows @ rows.T / tau, beta, negatives, generator)
+    similarity = (rows if anchors is None else rows[anchors]) @ rows.T / tau
+    return nt_xent_from_similarities(similarity, beta, negatives, generator, anchors)
 
 
 def nt_xent_from_similarities(
@@ -87,23 +90,29 @@ def nt_xent_from_similarities(
     beta: float | None = None,
     negatives: int | None = None,
     generator: torch.Generator | None = None,
+    anchors: Tensor | None = None,
 ) -> Tensor:
-    """NT-Xent from the ``(2m, 2m)`` similarities divided by the temperature; convex in them. See :func:`nt_xent`."""
-    pairs = similarity.shape[0] // 2
+    """NT-Xent from the ``(2m, 2m)`` similarities divided by the temperature; convex in them. See :func:`nt_xent`.
+
+    With ``anchors (a,)`` only their rows ``(a, 2m)`` are given.
+    """
+    pairs = similarity.shape[1] // 2
     available = 2 * pairs - 2
     if pairs < 2:
         raise SettingsError("NT-Xent needs at least two pairs in a batch: with one there are no negatives")
     count = available if negatives is None else negatives
     if not 1 <= count <= available:
         raise SettingsError(f"a batch of {pairs} pairs has 1 to {available} negatives an anchor, asked for {count}")
-    index = torch.arange(2 * pairs, device=similarity.device)
-    partner = (index + pairs) % (2 * pairs)
+    own = torch.arange(2 * pairs, device=similarity.device) if anchors is None else anchors.to(similarity.device)
+    index = torch.arange(len(own), device=similarity.device)
+    partner = (own + pairs) % (2 * pairs)
     positive = similarity[index, partner]
     excluded = torch.zeros_like(similarity, dtype=torch.bool)
-    excluded[index, index] = True
+    excluded[index, own] = True
     excluded[index, partner] = True
     if count < available:
-        order = torch.rand(similarity.shape, generator=generator, device=similarity.device).masked_fill(excluded, 2.0)
+        # drawn for all rows, so that an anchor has the same negatives wherever it is computed
+        order = torch.rand((2 * pairs, 2 * pairs), generator=generator, device=similarity.device)[own].masked_fill(excluded, 2.0)
         chosen = order.topk(count, dim=1, largest=False).indices
         excluded = torch.ones_like(excluded).scatter_(1, chosen, False)
     log_sum = torch.logsumexp(similarity.masked_fill(excluded, -torch.inf), dim=1)

@@ -12,6 +12,8 @@ from ssa_analysis.errors import SSAError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import forget
 from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.numerics.ranks import Ranks
+from ssa_analysis.score import Score
 
 COLUMNS = ("epoch", "measure", "name", "value", "stderr", "low", "high", "unit", "converged", "seconds")
 
@@ -46,8 +48,16 @@ class Recorder:
         """Whether the encoder after ``epoch`` of ``epochs`` is to be recorded; 0 is the one before training."""
         return bool(self._measures) and (epoch in (0, epochs) or (self.every > 0 and epoch % self.every == 0))
 
+    def _append(self, epoch: int, scores: list[Score], seconds: float) -> None:
+        with open(self.path, "a", newline="") as stream:
+            csv.writer(stream).writerows(
+                [epoch, s.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, int(s.converged), seconds] for s in scores
+            )
+
     def keep_until(self, epoch: int) -> None:
         """Drop the rows of later epochs, which a resumed run will make again."""
+        if Ranks.current().rank:
+            return
         rows = []
         if self.path.is_file():
             with open(self.path, newline="") as stream:
@@ -70,11 +80,8 @@ class Recorder:
                 except SSAError:
                     continue
                 seconds = round(time.perf_counter() - started, 3)
-                with open(self.path, "a", newline="") as stream:
-                    csv.writer(stream).writerows(
-                        [epoch, s.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, int(s.converged), seconds]
-                        for s in scores
-                    )
+                if Ranks.current().rank == 0:
+                    self._append(epoch, scores, seconds)
         finally:
             forget(encoder)  # the next steps change the weights
             encoder.train(was_training)

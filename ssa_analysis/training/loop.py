@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ssa_analysis.checkpoints.reading import read_file
-from ssa_analysis.checkpoints.writing import FORMAT, make_folder, save_checkpoint
+from ssa_analysis.checkpoints.writing import make_folder
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.recipe_parts import scaled_whole
 from ssa_analysis.data.views import ViewRecipe, Views, named_recipe
 from ssa_analysis.errors import DataError, MeasureError, SettingsError
-from ssa_analysis.models.backbones import ARCHITECTURES, build_backbone
+from ssa_analysis.models.backbones import build_backbone
 from ssa_analysis.models.encoder import Encoder, Projector, in_batches
 from ssa_analysis.numerics.classifiers import knn_predict
 from ssa_analysis.numerics.contrastive import nt_xent
+from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.numerics.seeding import derive_seed, generator, seeded
+from ssa_analysis.training.checkpointing import restore_run, save_run, state_on_cpu
+from ssa_analysis.training.logs import EpochLog, EpochRecorder, RunLog
 from ssa_analysis.training.optimizers import build_optimizer, learning_rate
+from ssa_analysis.training.parallel import Replica, gathered
 from ssa_analysis.training.sam import SAM
 from ssa_analysis.training.settings import TrainSettings, method_row
-
-LOG_COLUMNS = ("epoch", "step", "loss", "lr", "knn", "seconds")
-
-
-@dataclass(frozen=True)
-class EpochLog:
-    """One row of the training log. ``knn`` is an accuracy in [0, 1] on the probe split, None where not evaluated."""
-
-    epoch: int
-    epochs: int
-    step: int
-    loss: float
-    lr: float
-    knn: float | None
-    seconds: float
 
 
 def training_recipe(settings: TrainSettings, data: Data) -> ViewRecipe:
@@ -66,12 +52,42 @@ def _autocast(amp: str, device: torch.device) -> Iterator[None]:
         yield
 
 
-def batch_loss(encoder: Encoder, first: Tensor, second: Tensor, settings: TrainSettings, step: int) -> Tensor:
-    """Mean NT-Xent of one batch of view pairs, in float32 whatever the autocast."""
+def batch_loss(
+    encoder: Encoder, first: Tensor, second: Tensor, settings: TrainSettings, step: int, replica: Replica | None = None
+) -> Tensor:
+    """Mean NT-Xent of one batch of view pairs, in float32 whatever the autocast.
+
+    As one of several ranks: the mean over this rank's anchors, with the negatives of all of them; averaged over the ranks
+    it is the loss of the whole batch, and so is its gradient.
+    """
+    embed: Callable[[Tensor], Tensor] = encoder if replica is None else replica.embed
     with _autocast(settings.amp, first.device):
-        z = encoder.embed(torch.cat([first, second])).float()
+        z = embed(torch.cat([first, second])).float()
     rng = generator(settings.seed, "negatives", step, device=z.device) if settings.negatives else None
-    return nt_xent(z[: len(first)], z[len(first) :], settings.tau, settings.beta, settings.negatives, rng).mean()
+    here, plus = z[: len(first)], z[len(first) :]
+    if replica is None or replica.ranks.size == 1:
+        return nt_xent(here, plus, settings.tau, settings.beta, settings.negatives, rng).mean()
+    everywhere, all_plus = gathered(here), gathered(plus)
+    own = torch.arange(len(first), device=z.device) + replica.ranks.rank * len(first)
+    anchors = torch.cat([own, own + len(everywhere)])
+    return nt_xent(everywhere, all_plus, settings.tau, settings.beta, settings.negatives, rng, anchors).mean()
+
+
+def gradient_of(replica: Replica, first: Tensor, second: Tensor, settings: TrainSettings, step: int) -> Tensor:
+    """Add the gradient of a step's loss to the weights' and return the loss, both of the whole batch on all ranks.
+
+    Args:
+        first, second: the views of this rank's rows, part by part where the batch is cut (``settings.accumulate``).
+    """
+    count = settings.accumulate
+    losses = []
+    for number, part in enumerate(zip(first.chunk(count), second.chunk(count), strict=True)):
+        last = number + 1 == count  # gradients are averaged over the ranks once, with those of all parts
+        with nullcontext() if last else replica.unsynchronised():
+            loss = batch_loss(replica.encoder, *part, settings, step * count + number, replica) / count
+            loss.backward()
+        losses.append(loss.detach())
+    return replica.mean(torch.stack(losses).sum())
 
 
 def partner_features(encoder: Encoder, images: Tensor) -> Tensor:
@@ -83,54 +99,6 @@ def partner_features(encoder: Encoder, images: Tensor) -> Tensor:
     return features
 
 
-class EpochRecorder(Protocol):
-    """Measures an encoder during its training, which it must leave as it was; epoch 0 is before training."""
-
-    def is_due(self, epoch: int, epochs: int) -> bool:
-        """Whether the encoder after ``epoch`` of ``epochs`` is to be measured."""
-        ...
-
-    def keep_until(self, epoch: int) -> None:
-        """Called first: the run goes on after ``epoch``, and what is known of later ones will come again."""
-        ...
-
-    def __call__(self, encoder: Encoder, epoch: int) -> None:
-        """Measure."""
-        ...
-
-
-class _Log:
-    """A CSV log, and TensorBoard where it is installed."""
-
-    def __init__(self, folder: Path, keep_epochs: int) -> None:
-        self.path = folder / "log.csv"
-        rows = []
-        if keep_epochs and self.path.is_file():
-            with open(self.path, newline="") as stream:
-                rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) <= keep_epochs]
-        with open(self.path, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, LOG_COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        self.board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(folder / "tensorboard"))
-        except ImportError:
-            pass
-
-    def write(self, row: EpochLog) -> None:
-        knn = "" if row.knn is None else row.knn
-        with open(self.path, "a", newline="") as stream:
-            csv.writer(stream).writerow([row.epoch, row.step, row.loss, row.lr, knn, round(row.seconds, 3)])
-        if self.board is not None:
-            for name in ("loss", "lr", "knn"):
-                if getattr(row, name) is not None:
-                    self.board.add_scalar(name, getattr(row, name), row.epoch)
-            self.board.flush()
-
-
 def online_knn(encoder: Encoder, data: Data, device: torch.device) -> float:
     """kNN accuracy (k = 20) of the probe split against the training features, in [0, 1]."""
     was_training = encoder.training
@@ -139,10 +107,6 @@ def online_knn(encoder: Encoder, data: Data, device: torch.device) -> float:
     encoder.train(was_training)
     predicted = knn_predict(bank, data.labels_of("train"), queries, len(data.class_names), k=20)
     return float((predicted == data.labels_of("probe")).float().mean())
-
-
-def _state_on_cpu(encoder: Encoder) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().clone() for key, value in encoder.state_dict().items()}
 
 
 def train(
@@ -156,16 +120,23 @@ def train(
     keep_every: int = 0,
     on_epoch: Callable[[EpochLog], None] = lambda row: None,
     recorder: EpochRecorder | None = None,
+    channels_last: bool = False,
+    compiled: bool = False,
 ) -> Path:
     """Train and write ``out/last.pt`` (atomically, after every ``save_every`` epochs) and ``out/log.csv``.
 
     Every random choice is a function of the seed and the step, so a run that was stopped and resumed gives the
     weights of an unbroken one, bit for bit on the CPU.
 
+    The processes of a ``torchrun`` job share each batch: the step is that of one process with the whole batch, but for the
+    draws of the views, which are each rank's own. The first one writes.
+
     Args:
         data: its train split is trained on. resume: continue ``out/last.pt`` if it is there.
         keep_every: also keep ``out/epochs/epoch-0000.pt`` (before training) and every so many epochs; 0 none.
         recorder: measures the encoder as it is trained, see :class:`EpochRecorder`.
+        channels_last, compiled: memory format of the convolutions, and ``torch.compile`` of the forward pass. They change
+            the speed, and the weights by rounding only.
 
     Returns:
         The path of the checkpoint.
@@ -181,22 +152,29 @@ def train(
     steps_per_epoch = len(images) // settings.batch
     if steps_per_epoch == 0:
         raise DataError(f"{data.name}: {len(images)} training images are fewer than a batch of {settings.batch}; lower --batch")
+    ranks = Ranks.current()
+    if settings.batch % (ranks.size * settings.accumulate) or settings.batch // (ranks.size * settings.accumulate) < 1:
+        raise SettingsError(f"a batch of {settings.batch} cannot be shared by {ranks.size} processes in equal parts")
     encoder = build_encoder(settings, data).to(device)
-    initial = _state_on_cpu(encoder)
+    if channels_last:
+        encoder.to(memory_format=torch.channels_last)
+    initial = state_on_cpu(encoder)
+    replica = Replica(encoder, device, compiled)
     optimizer = build_optimizer(settings.optimizer, encoder, settings.lr, settings.weight_decay)
     done = 0
     if checkpoint.exists():
         if not resume:
             raise SettingsError(f"{checkpoint} exists; pass --resume to continue it or choose another --out")
-        done = _restore(checkpoint, settings, data, encoder, optimizer)
+        done = restore_run(checkpoint, settings, data, encoder, optimizer)
     sharp = SAM(optimizer, encoder, settings.rho, settings.adaptive) if method_row(settings.method).sharpness_aware else None
+    ranks.from_first(None)  # all have looked before the first one writes
     views = Views(training_recipe(settings, data), data.image_size)
     total, warmup = settings.epochs * steps_per_epoch, settings.warmup * steps_per_epoch
     kept = make_folder(folder / "epochs") if keep_every else None
-    if kept is not None and not done:
+    if kept is not None and not done and ranks.rank == 0:
         unseen = EpochLog(0, settings.epochs, 0, math.nan, 0.0, None, 0.0)
-        _save(kept / "epoch-0000.pt", settings, data, encoder, initial, optimizer, unseen)
-    log = _Log(folder, done)
+        save_run(kept / "epoch-0000.pt", settings, data, encoder, initial, optimizer, unseen)
+    log = RunLog(folder, done) if replica.ranks.rank == 0 else None
     if recorder is not None:
         recorder.keep_until(done if done else -1)
         if not done and recorder.is_due(0, settings.epochs):
@@ -209,22 +187,20 @@ def train(
         for number in range(steps_per_epoch):
             step = epoch * steps_per_epoch + number
             index = order[number * settings.batch : (number + 1) * settings.batch]
+            index = replica.share(index, settings.accumulate)
             chosen = images[index.to(device)]
             neighbours = partner_features(encoder, chosen) if views.needs_features else None
             known = None if labels is None else labels[index]
-            first, second = views.pair(chosen, derive_seed(settings.seed, "step", step), known, neighbours)
+            drawn = derive_seed(settings.seed, "step", step, *((ranks.rank, ranks.size) if ranks.size > 1 else ()))
+            first, second = views.pair(chosen, drawn, known, neighbours)
+            if channels_last:
+                first, second = (view.contiguous(memory_format=torch.channels_last) for view in (first, second))
             rate = learning_rate(step, total, warmup, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
             def closure(first: Tensor = first, second: Tensor = second, step: int = step) -> Tensor:
-                parts = zip(first.chunk(settings.accumulate), second.chunk(settings.accumulate), strict=True)
-                losses = []
-                for number, part in enumerate(parts):
-                    loss = batch_loss(encoder, *part, settings, step * settings.accumulate + number) / settings.accumulate
-                    loss.backward()
-                    losses.append(loss.detach())
-                return torch.stack(losses).sum()
+                return gradient_of(replica, first, second, settings, step)
 
             if sharp is not None:
                 loss = sharp.step(closure)
@@ -240,69 +216,17 @@ def train(
             raise MeasureError(f"the training diverged in epoch {epoch + 1} (loss {mean_loss:.4g}); lower --lr{left}")
         last = epoch + 1 == settings.epochs
         neighbours_due = settings.knn_every and data.labelled and ((epoch + 1) % settings.knn_every == 0 or last)
-        knn = online_knn(encoder, data, device) if neighbours_due else None
+        knn = online_knn(encoder, data, device) if neighbours_due and ranks.rank == 0 else None
         row = EpochLog(
             epoch + 1, settings.epochs, (epoch + 1) * steps_per_epoch, mean_loss, rate, knn, time.perf_counter() - started
         )
-        log.write(row)
+        if log is not None:
+            log.write(row)
         if recorder is not None and recorder.is_due(epoch + 1, settings.epochs):
             recorder(encoder, epoch + 1)
-        if kept is not None and ((epoch + 1) % keep_every == 0 or last):
-            _save(kept / f"epoch-{epoch + 1:04d}.pt", settings, data, encoder, initial, optimizer, row)
-        if (epoch + 1) % save_every == 0 or last:
-            _save(checkpoint, settings, data, encoder, initial, optimizer, row)
+        if kept is not None and ranks.rank == 0 and ((epoch + 1) % keep_every == 0 or last):
+            save_run(kept / f"epoch-{epoch + 1:04d}.pt", settings, data, encoder, initial, optimizer, row)
+        if ranks.rank == 0 and ((epoch + 1) % save_every == 0 or last):
+            save_run(checkpoint, settings, data, encoder, initial, optimizer, row)
         on_epoch(row)
     return checkpoint
-
-
-def _save(
-    path: Path, settings: TrainSettings, data: Data, encoder: Encoder, initial: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer, row: EpochLog,
-) -> None:  # fmt: skip
-    assert encoder.recipe is not None
-    save_checkpoint(
-        path,
-        {
-            "encoder": {
-                "arch": settings.arch,
-                "width": settings.width or ARCHITECTURES[settings.arch].default_width,
-                "stem": settings.stem,
-                "projector": list(settings.projector),
-                "mean": list(data.mean),
-                "std": list(data.std),
-                "image_size": data.image_size,
-            },
-            "model": _state_on_cpu(encoder),
-            "initial": initial,
-            "recipe": encoder.recipe.to_dict(),
-            "loss": encoder.loss,
-            "training": {
-                "settings": settings.to_dict(),
-                "epoch": row.epoch,
-                "step": row.step,
-                "loss": row.loss if math.isfinite(row.loss) else None,  # none yet
-                "data": {"name": data.name, "fingerprint": data.fingerprint},
-            },
-            "optimizer": optimizer.state_dict(),
-            # kept for completeness; no random choice of a run depends on it
-            "rng": {"torch": torch.get_rng_state()},
-        },
-    )
-
-
-def _restore(path: Path, settings: TrainSettings, data: Data, encoder: Encoder, optimizer: torch.optim.Optimizer) -> int:
-    """Load a run's state; returns the number of finished epochs."""
-    payload = read_file(path)
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        raise SettingsError(f"{path}: not a checkpoint of ssa-analyze train; it cannot be resumed")
-    saved = payload["training"]["settings"]
-    wanted = settings.to_dict()
-    saved = {**TrainSettings().to_dict(), **saved}  # settings that were not there yet when it was written
-    different = [f"{k} was {saved.get(k)!r}, now {v!r}" for k, v in wanted.items() if saved.get(k) != v]
-    if different:
-        raise SettingsError(f"{path}: cannot resume with other settings: {'; '.join(different)}")
-    if payload["training"]["data"]["fingerprint"] != data.fingerprint:
-        raise SettingsError(f"{path}: cannot resume: it was trained on other data ({payload['training']['data']['name']})")
-    encoder.load_state_dict(payload["model"])
-    optimizer.load_state_dict(payload["optimizer"])
-    return int(payload["training"]["epoch"])

@@ -14,7 +14,8 @@ from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.fourier import FourierSettings
 from ssa_analysis.errors import DataError, MeasureError, SettingsError
 from ssa_analysis.numerics.classifiers import knn_predict
-from ssa_analysis.training.loop import EpochLog, build_encoder, train
+from ssa_analysis.training.logs import EpochLog
+from ssa_analysis.training.loop import build_encoder, train
 from ssa_analysis.training.settings import METHODS, TrainSettings, settings_from_dict
 
 SMALL = TrainSettings(arch="convnet", width=4, projector=(16, 8), epochs=4, batch=64, lr=0.1, warmup=1, knn_every=2)

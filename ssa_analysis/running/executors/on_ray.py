@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,19 @@ def _import_ray() -> Any:
     except ImportError as error:
         raise SettingsError("the executor 'ray' needs Ray; run: pip install 'ssa-analysis[ray]'") from error
     return ray
+
+
+def _check_reachable(address: str) -> None:
+    """SettingsError unless something answers at ``host:port``; Ray itself would go on trying for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        if address != "auto":
+            raise SettingsError(f"the address of a Ray cluster is HOST:PORT, ray://HOST:PORT or auto, got {address!r}")
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise SettingsError(f"no Ray cluster at {address!r} ({error})") from error
 
 
 class RayExecutor:
@@ -41,6 +55,8 @@ class RayExecutor:
         ray = _import_ray()
         joined = ray.is_initialized()
         if not joined:
+            if self.address:
+                _check_reachable(self.address)
             try:
                 ray.init(address=self.address or "local", include_dashboard=False, log_to_driver=False, logging_level="error")
             except (ConnectionError, RuntimeError, ValueError) as error:

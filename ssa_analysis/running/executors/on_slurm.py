@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,16 @@ def _import_submitit() -> Any:
     return submitit
 
 
-def write_events(job: Job, spool: Path) -> int:
-    """What a SLURM job does: each event becomes a file ``spool/NUMBER``, whole or not there; returns how many."""
-    count = 0
-    for event in events_of(job):
+def write_events(job: Job, spool: Path) -> None:
+    """What a SLURM job does: each event becomes a file ``spool/NUMBER``, whole or not there."""
+    for count, event in enumerate(events_of(job)):
         try:
             content = pickle.dumps(event)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
-            content = pickle.dumps(Event(job.key, "failed", f"a result cannot be sent between processes ({error})"))
+            failed = Event(job.key, "failed", f"a result cannot be sent between processes ({error})")
+            write_atomically(spool / f"{count:06d}", pickle.dumps(failed))
+            return
         write_atomically(spool / f"{count:06d}", content)
-        count += 1
-    return count
 
 
 class SlurmExecutor:
@@ -79,12 +78,13 @@ class SlurmExecutor:
     def _run(self, executor: Any, spools: Path, jobs: Sequence[Job]) -> Iterator[Event]:
         waiting = list(reversed([(Tries(job), job) for job in jobs]))
         busy: list[_Submitted] = []
+        over: list[_Submitted] = []
         try:
             while waiting or busy:
                 room = len(waiting) if self.workers is None else min(len(waiting), self.workers - len(busy))
                 pieces = [waiting.pop() for _ in range(room)]
                 homes = [Path(tempfile.mkdtemp(dir=spools)) for _ in pieces]
-                with executor.batch():  # one array job
+                with executor.batch() if pieces else nullcontext():  # one array job
                     submitted = [executor.submit(write_events, job, home) for (_, job), home in zip(pieces, homes, strict=True)]
                 busy += [_Submitted(s, home, tries) for s, home, (tries, _) in zip(submitted, homes, pieces, strict=True)]
                 idle = True
@@ -99,6 +99,7 @@ class SlurmExecutor:
                             one.ended = True
                     if finished or one.ended:
                         busy.remove(one)
+                        over.append(one)
                     if finished and not one.ended:
                         told, again = one.tries.lost(f"the job {one.handle.job_id} ended ({one.handle.state})")
                         yield from told
@@ -110,6 +111,9 @@ class SlurmExecutor:
             for one in busy:
                 with suppress(Exception):  # the run ends anyway
                     one.handle.cancel()
+            for one in (*over, *busy) if self.cluster == "local" else ():
+                with suppress(Exception):
+                    one.handle.wait()  # processes of ours; they have said their last word
 
 
 class _Submitted:
