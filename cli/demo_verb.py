@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,14 @@ from ssa_analysis.cli.common import EXIT_FAILED, Progress, duration, say
 from ssa_analysis.reports.findings import findings
 from ssa_analysis.reports.html import write_report
 
-from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.checkpoints.writing import make_folder
-from ssa_analysis.errors import CheckpointError, SSAError
+from ssa_analysis.errors import SSAError
 from ssa_analysis.running.executors import ExecutorSettings, Job, make_executor
 from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells
 from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store
-from ssa_analysis.training.loop import train
-from ssa_analysis.training.settings import METHODS, TrainSettings, settings_from_dict
+from ssa_analysis.running.study_run import train_run
+from ssa_analysis.training.settings import METHODS, TrainSettings
 
 DATA = DataSpec("digits")
 EPOCHS = 60
@@ -39,23 +37,6 @@ def demo_settings(method: str, seed: int, epochs: int) -> TrainSettings:
         method=method, arch="convnet", projector=(64, 32), epochs=epochs, batch=128, lr=0.1, warmup=2, rho=0.1,
         knn_every=0, seed=seed,
     )  # fmt: skip
-
-
-def train_one(settings: dict[str, Any], out: str) -> Iterator[str]:
-    """A job: train unless the finished checkpoint is there."""
-    wanted = settings_from_dict(settings)
-    path = Path(out) / "last.pt"
-    if not _finished(path, wanted):
-        train(wanted, loaded_data(DATA), out, resume=True, save_every=10)
-    yield str(path)
-
-
-def _finished(path: Path, wanted: TrainSettings) -> bool:
-    try:
-        training = load_checkpoint(path).report.training
-    except CheckpointError:
-        return False
-    return training.get("settings") == wanted.to_dict() and training.get("epoch") == wanted.epochs
 
 
 @click.command()
@@ -77,9 +58,8 @@ def command(out: str, workers: int, epochs: int, seeds: int) -> None:
     for method in METHODS:
         for seed in range(seeds):
             target = folder / "runs" / f"{method}-s{seed}"
-            jobs.append(
-                Job(target.name, train_one, {"settings": demo_settings(method, seed, epochs).to_dict(), "out": str(target)})
-            )
+            settings = demo_settings(method, seed, epochs).to_dict()
+            jobs.append(Job(target.name, train_run, {"settings": settings, "spec": DATA, "out": str(target), "device": "cpu"}))
     say(f"1/3 training {len(jobs)} encoders on digits ({', '.join(METHODS)}; {seeds} seed{'s' if seeds > 1 else ''})")
     progress, paths = Progress(len(jobs)), []
     for event in executor.run(jobs):

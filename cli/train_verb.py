@@ -108,14 +108,13 @@ def command(
 ) -> None:  # fmt: skip
     """Train an encoder and write OUT/last.pt after every epoch, OUT/log.csv, and OUT/records.csv with --record.
 
-    Under torchrun the processes share each batch, one GPU each.
+    Under torchrun (torchrun --nproc-per-node 2 -m ssa_analysis train ...) the processes share each batch, one GPU each.
 
     \b
     Example:
       ssa-analyze train --method ssa-clr --data cifar10 --data-root DIR --out runs/a
       ssa-analyze train --method ssa-clr --data cifar10 --data-root DIR --out runs/a --resume
       ssa-analyze train --data digits --arch convnet --epochs 40 --out runs/b --record curvature,shift --record-every 10
-      torchrun --nproc-per-node 2 -m ssa_analysis train --data cifar10 --batch 512 --amp bf16 --out runs/c
     """
     try:
         sizes = [int(size) for size in projector.split(",")]

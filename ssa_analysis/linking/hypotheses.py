@@ -27,6 +27,9 @@ from ssa_analysis.training.settings import METHODS
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 LEVEL = 0.05
+SSA_CLR = "ssa-clr"
+WITH_FOURIER = (("simclr-fourier", "simclr"), (SSA_CLR, "simclr-sam"))
+WITH_SAM = (("simclr-sam", "simclr"), (SSA_CLR, "simclr-fourier"))
 OTHERS = ("simclr", "simclr-sam", "simclr-fourier")  # whom SSA-CLR must beat
 
 
@@ -125,14 +128,14 @@ def judge(frame: pd.DataFrame, settings: HypothesisSettings | None = None) -> li
         *_relations("2", table, target, whole, settings.shift, settings, with_loss=False),
         *_reliefs(table, whole, settings),
     ]
-    for hypothesis, scores, better, sign in (
-        ("3a", settings.shift, (("simclr-fourier", "simclr"), ("ssa-clr", "simclr-sam")), -1),
-        ("3b", settings.sharpness, (("simclr-sam", "simclr"), ("ssa-clr", "simclr-fourier")), -1),
-        ("3c", (settings.target,), tuple(("ssa-clr", other) for other in OTHERS), 1),
-        ("3d", (settings.robustness,), tuple(("ssa-clr", other) for other in OTHERS), -1),
-    ):
-        for score in scores:
-            evidence += _contrasts(hypothesis, table, whole, score, better, sign, logarithm=hypothesis == "3b")
+    for score in settings.shift:
+        evidence += _contrast("3a", table, whole, score, "the Fourier augmentation", "without", WITH_FOURIER, -1)
+    for score in settings.sharpness:
+        evidence += _contrast("3b", table, whole, score, "sharpness-aware minimisation", "without", WITH_SAM, -1)
+    for hypothesis, score, sign in (("3c", settings.target, 1), ("3d", settings.robustness, -1)):
+        for other in OTHERS:
+            than = f"with {METHODS[other].label}"
+            evidence += _contrast(hypothesis, table, whole, score, METHODS[SSA_CLR].label, than, ((SSA_CLR, other),), sign)
     verdicts = []
     for hypothesis, claim in CLAIMS.items():
         rows = [row for row in evidence if row.hypothesis == hypothesis]
@@ -219,32 +222,30 @@ def _reliefs(table: pd.DataFrame, whole: Design, settings: HypothesisSettings) -
     )]  # fmt: skip
 
 
-def _contrasts(
-    hypothesis: str,
-    table: pd.DataFrame,
-    whole: Design,
-    score: str,
-    pairs: Sequence[tuple[str, str]],
+def _contrast(
+    hypothesis: str, table: pd.DataFrame, whole: Design, score: str, this: str, than: str, pairs: Sequence[tuple[str, str]],
     sign: int,
-    logarithm: bool,
-) -> list[Evidence]:
-    """Differences between two methods of a score, at equal nuisance settings and seed."""
+) -> list[Evidence]:  # fmt: skip
+    """The mean difference of a score between the methods of each pair, at equal nuisance settings and seed.
+
+    With several pairs it is a main effect: the units are the configurations of all of them.
+    """
     if score not in table:
         return []
     values = table[score].dropna()
     design, effect = whole.of(list(values.index)), f"difference of {score}"
     # a sharpness is positive and goes with the square of 1/tau: methods change it by a factor
-    if logarithm and (values > 0).all():
+    if hypothesis == "3b" and (values > 0).all():
         values, effect = np.log(values), f"logarithm of the ratio of {score}"
-    found, word = [], "lower" if sign < 0 else "higher"
-    for method, other in pairs:
-        differences, cells = matched_differences(values.to_numpy(float), design, method, other)
-        if len(differences) >= 2:
-            found.append(_mean_evidence(
-                hypothesis, score, f"{score} is {word} with {METHODS[method].label} than with {METHODS[other].label}",
-                effect, sign, differences, cells,
-            ))  # fmt: skip
-    return found
+    differences, cells = [], []
+    for number, (method, other) in enumerate(pairs):
+        found, where = matched_differences(values.to_numpy(float), design, method, other)
+        differences.append(found)
+        cells.append(where * len(pairs) + number)
+    if sum(map(len, differences)) < 2:
+        return []
+    claim = f"{score} is {'lower' if sign < 0 else 'higher'} with {this} than {than}"
+    return [_mean_evidence(hypothesis, score, claim, effect, sign, np.concatenate(differences), np.concatenate(cells))]
 
 
 def matched_differences(values: np.ndarray, design: Design, method: str, other: str) -> tuple[np.ndarray, np.ndarray]:

@@ -72,6 +72,18 @@ def _losses(x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor, cl
     return losses
 
 
+def few_labels(y: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Which images of ``y (n,)`` have a label: a share of each class, at least one image; and their number in the class."""
+    rng = generator(seed, "few labels", share)
+    chosen, places = [], []
+    for label in torch.unique(y):
+        members = (y == label).nonzero()[:, 0]
+        count = max(1, round(share * len(members)))
+        chosen.append(members[torch.randperm(len(members), generator=rng)[:count]])
+        places.append(torch.arange(count))
+    return torch.cat(chosen), torch.cat(places)
+
+
 def few_label_probe(encoder: Encoder, data: Data, share: float, seed: int) -> tuple[Probe, int]:
     """A probe that knows the labels of a share of the probe split, each class alike and at least one image of it.
 
@@ -82,17 +94,11 @@ def few_label_probe(encoder: Encoder, data: Data, share: float, seed: int) -> tu
         The probe, and how many labels it saw.
     """
     h, y = split_features(encoder, data, "probe").double(), data.labels_of("probe")
-    classes, rng = len(data.class_names), generator(seed, "few labels", share)
-    chosen, folds = [], []
-    for label in torch.unique(y):
-        members = (y == label).nonzero()[:, 0]
-        count = max(1, round(share * len(members)))
-        chosen.append(members[torch.randperm(len(members), generator=rng)[:count]])
-        folds.append(torch.arange(count))
-    index, place = torch.cat(chosen), torch.cat(folds)
+    classes = len(data.class_names)
+    index, place = few_labels(y, share, seed)
     mean, scale = _scaling(h)
     x, y = (h[index] - mean) * scale, y[index]
-    least = min(len(part) for part in chosen)
+    least = int(torch.bincount(y)[torch.unique(y)].min())
     best = L2_OF_ONE
     if least > 1:
         count = min(FOLDS, least)

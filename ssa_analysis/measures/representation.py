@@ -80,7 +80,7 @@ def representation(encoder: Encoder, data: Data, settings: RepresentationSetting
     per_image = mean_interval(losses.view(2, -1).mean(0).numpy())
     scores.append(Score.estimate("representation", "contrastive_loss", per_image.value, per_image.stderr, "nats", settings=about))
     norm = float(torch.stack([p.detach().double().norm() for p in encoder.parameters()]).norm())
-    return [*scores, Score("representation", "weight_norm", norm)]
+    return [*scores, Score("representation", "weight_norm", norm, settings={"error": "exact"})]
 
 
 def _rank_score(name: str, matrix: Tensor, settings: RepresentationSettings) -> Score:

@@ -142,15 +142,32 @@ def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**flat, **fourier}.items() if name not in NOT_VARIED}
 
 
+_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+
+
+def _check_types(values: Mapping[str, Any], row: type) -> None:
+    """SettingsError for a value that its field of the dataclass ``row`` cannot hold; the others check themselves."""
+    annotations = {f.name: str(f.type) for f in fields(row)}
+    for name, value in values.items():
+        kind, _, optional = annotations[name].partition(" | ")
+        wanted = _TYPES.get(kind)
+        if wanted is None or (optional and value is None):
+            continue
+        if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "bool"):
+            raise SettingsError(f"{name} must be of type {annotations[name]}, got {value!r}")
+
+
 def settings_from_dict(values: Mapping[str, Any]) -> TrainSettings:
     """Inverse of ``TrainSettings.to_dict``; SettingsError for unknown keys or values of the wrong type."""
     check_fields("training setting", values, TrainSettings)
+    _check_types(values, TrainSettings)
     prepared = dict(values)
     try:
         if "projector" in prepared:
             prepared["projector"] = tuple(int(v) for v in prepared["projector"])
         if isinstance(prepared.get("fourier"), Mapping):
             check_fields("Fourier setting", prepared["fourier"], FourierSettings)
+            _check_types(prepared["fourier"], FourierSettings)
             prepared["fourier"] = FourierSettings(**prepared["fourier"])
         return TrainSettings(**prepared)
     except TypeError as error:

@@ -328,7 +328,7 @@ class TestFullDisk:
         )
         (small_disk / "filler").unlink()
         with Store(store) as opened:
-            assert len(opened.frame()) == 5
+            assert len(opened.frame()) == 6
         again = cli("score", trained.paths[0], *DATA, *CHEAP, "--store", store)
         assert (again.code, "0 of 1 cells to compute" in again.err) == (0, True)
 

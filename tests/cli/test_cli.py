@@ -83,7 +83,7 @@ class TestHelp:
 
     def test_a_mistyped_verb(self, cli: Cli) -> None:
         assert cli("scroe").usage() == "Error: There is no verb 'scroe'. Did you mean 'score'?"
-        assert "Verbs: demo, train, score" in cli("xyzzy").usage()
+        assert "Verbs: demo, study, train, score" in cli("xyzzy").usage()
 
     def test_a_mistyped_option(self, cli: Cli) -> None:
         assert "--measures" in cli("score", "x.pt", "--mesures", "a").usage()
@@ -409,12 +409,20 @@ class TestLink:
         ended = cli("link", scored.store)
         assert ended.code == 0
         rows = [line.split() for line in ended.out.splitlines()]
-        assert rows[0][:4] == ["score", "n", "pearson", "pearson_low"]
-        assert {row[0] for row in rows[1:]} == {
-            f"representation.{name}" for name in ("alignment", "uniformity", "effective_rank", "feature_rank", "contrastive_loss")
-        }
-        assert {row[1] for row in rows[1:]} == {"4"}
-        assert re.search(r"\d of 5 scores have a Spearman interval that excludes zero", ended.err)
+        assert rows[0][:5] == ["score", "n", "spearman", "spearman_low", "spearman_high"]
+        names = ("alignment", "uniformity", "effective_rank", "feature_rank", "contrastive_loss", "weight_norm")
+        assert {row[0] for row in rows if row[0].startswith("repr")} == {f"representation.{name}" for name in names}
+        assert {row[1] for row in rows if row[0].startswith("repr")} == {"4"}
+        assert re.search(r"\d of 6 scores have a Spearman correlation with a p-value of at most 0\.05", ended.err)
+
+    def test_some_scores_alone(self, cli: Cli, scored: Any) -> None:
+        rows = cli("link", scored.store, "--scores", "representation.alignment,representation.weight_norm", "--json").json
+        assert {row["score"] for row in rows} == {"representation.alignment", "representation.weight_norm"}
+        assert {row["invariance"] for row in rows} == {"function", "none"}
+        assert (
+            "did you mean representation.alignment"
+            in cli("link", scored.store, "--scores", "representation.alignmet").complaint()
+        )
 
     def test_json_and_another_target(self, cli: Cli, scored: Any) -> None:
         rows = cli("link", scored.store, "--target", "representation.uniformity", "--json", "--draws", 50).json
@@ -670,7 +678,7 @@ class TestTerminals:
 
 
 class TestSeveralProcesses:
-    @pytest.mark.parametrize("verb", sorted(set(VERBS) - {"score"}))
+    @pytest.mark.parametrize("verb", sorted(set(VERBS) - {"score", "train"}))
     def test_verbs_that_cannot_share_their_work_refuse_to_run(
         self, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
     ) -> None:
@@ -678,7 +686,7 @@ class TestSeveralProcesses:
         monkeypatch.setenv("RANK", "1")
         ended = cli(verb, "--out", tmp_path / "out")
         assert ended.code == 2
-        assert f"{verb} runs in one process, but torchrun has started 2; only score" in ended.err
+        assert f"{verb} runs in one process, but torchrun has started 2; only score and train share" in ended.err
         assert not (tmp_path / "out").exists()
 
     def test_one_process_of_torchrun_is_like_any_other(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
