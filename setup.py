@@ -34,6 +34,8 @@ EXTRAS = {
     "parquet": ["pyarrow>=14"],
     "tensorboard": ["tensorboard>=2.14"],
     "peers": ["curvlinops-for-pytorch>=3.0"],
+    "ray": ["ray>=2.10"],
+    "slurm": ["submitit>=1.5"],
 }
 EXTRAS["test"] = [
     "pytest>=8.2",
@@ -41,6 +43,9 @@ EXTRAS["test"] = [
     "pytest-xdist>=3.6",
     *EXTRAS["parquet"],
     *EXTRAS["peers"],
+    *EXTRAS["ray"],
+    *EXTRAS["slurm"],
+    "pingouin>=0.5.4",
     "pytorch-metric-learning>=2.5",
     "POT>=0.9.3",
     "imagecorruptions-imaug>=1.1.5",

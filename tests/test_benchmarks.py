@@ -94,3 +94,16 @@ def test_corruptions_print_a_row_for_each_and_for_the_suite() -> None:
     assert few[-1]["peer_seconds"] == pytest.approx(sum(row["peer_seconds"] for row in few[:-1]))
     with pytest.raises(AssertionError, match="--only takes some of gaussian_noise"):
         run("corruptions.py", "--only", "fgo")
+
+
+def test_training_prints_a_row_for_each_method_the_views_and_what_is_faster() -> None:
+    rows = [json.loads(line) for line in run("training.py", "--smoke", "--json").splitlines()]
+    assert all(list(row) == FIELDS for row in rows)
+    works = [row["work"].split(", ")[0] for row in rows]
+    assert works[:5] == [
+        "SimCLR + SAM step", "SimCLR + Fourier step", "SSA-CLR step", "views of a SimCLR step", "views of a SSA-CLR step",
+    ]  # fmt: skip
+    for row in rows:
+        assert row["ratio"] == row["peer_seconds"] / row["ours_seconds"]
+    (loss,) = [row for row in rows if row["peer"] == "pytorch-metric-learning"]
+    assert loss["ours_error"] < 1e-5

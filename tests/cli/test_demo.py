@@ -25,6 +25,8 @@ SMALL = {
     "flatness": {"pairs": 32, "batch": 32, "steps": 1, "restarts": 1, "draws": 2},
     "landscape": {"pairs": 32, "batch": 32, "directions": 2, "points": 3, "grid": 3},
     "robustness": {"images": 50},
+    "shift": {"permutations": 19, "projections": 5, "groups": 4},
+    "bounds": {"bootstrap": 20, "transport": 50, "scales": 3, "draws": 10},
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import threading
@@ -11,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from ssa_analysis.errors import MeasureError, SettingsError
+from ssa_analysis.running import scoring
 from ssa_analysis.running.executors import (
     Event,
     ExecutorSettings,
@@ -24,6 +27,10 @@ from ssa_analysis.running.executors import (
     SlurmExecutor,
     make_executor,
 )
+from ssa_analysis.running.plan import Cell, CellResult
+from ssa_analysis.running.scoring import run_cells
+from ssa_analysis.running.store import Store
+from ssa_analysis.score import Score
 
 # Jobs stand at the top of the module: a worker finds them by name.
 
@@ -52,12 +59,15 @@ def dies_at(numbers: list[int], deadly: int, once: str = "") -> Iterator[int]:
         yield number**2
 
 
-def with_its_place(numbers: list[int], pause: float) -> Iterator[tuple[int, str]]:
+def pretended(cells: list[Cell], spec: Any, device: str, scratch: Any) -> Iterator[CellResult]:
+    """What stands for measuring: a number of the checkpoint's own, and the node it came from."""
     import ray
 
-    for number in numbers:
-        time.sleep(pause)
-        yield number, ray.get_runtime_context().get_node_id()
+    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+    for cell in cells:
+        time.sleep(0.3 if node else 0)
+        number = int(cell.sha256[:8], 16) / 2**32
+        yield CellResult(cell, [Score(cell.measure, "value", number, settings={"node": node}, checkpoint=cell.path)])
 
 
 def values(events: list[Event], key: str) -> list[Any]:
@@ -128,34 +138,50 @@ class TestRay:
         (failed,) = [e for e in events if e.key == "unsendable"]
         assert failed.kind == "failed"
 
-    def test_a_node_is_killed_and_nothing_is_lost(self, ray: Any) -> None:
-        """Two nodes; once both have given results, one is killed. Every element comes exactly once."""
+    def test_a_node_is_killed_in_mid_study_and_the_store_is_that_of_one_worker(
+        self, ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two nodes; once both have given scores, one is killed. Every cell is in the store, and came exactly once."""
         from ray.cluster_utils import Cluster
+
+        monkeypatch.setattr(scoring, "run_checkpoint", pretended)
+        hashes = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(8)]
+        cells = [
+            Cell(f"runs/{n}/last.pt", sha256, measure, {"seed": 0}, "digits", "f" * 16, "0.1.0/1")
+            for n, sha256 in enumerate(hashes)
+            for measure in ("curvature", "flatness", "shift", "downstream", "representation")
+        ]
+        places: dict[str, int] = {}
+        told: list[str] = []
+        killed = ""
+
+        def tell(result: CellResult) -> None:
+            nonlocal killed
+            told.append(result.cell.key)
+            (score,) = result.scores
+            places[score.settings["node"]] = places.get(score.settings["node"], 0) + 1
+            if not killed and len(places) == 2:
+                killed = nodes[0].node_id
+                cluster.remove_node(nodes[0], allow_graceful=False)
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         try:
             nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
             ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-            arguments = {"numbers": list(range(10)), "pause": 0.3}
-            jobs = [Job(f"job{n}", with_its_place, arguments, "numbers", attempts=3) for n in range(6)]
-            killed = None
-            places: dict[str, int] = {}
-            events = []
-            for event in RayExecutor(workers=4).run(jobs):
-                events.append(event)
-                if event.kind == "value":
-                    places[event.value[1]] = places.get(event.value[1], 0) + 1
-                if killed is None and len(places) == 2:
-                    killed = nodes[0].node_id
-                    cluster.remove_node(nodes[0], allow_graceful=False)
-            assert killed in places, "the node that was killed had worked"
-            assert ends(events) == {job.key: 1 for job in jobs}
-            assert all(e.kind != "failed" for e in events)
-            for job in jobs:
-                assert [number for number, _ in values(events, job.key)] == list(range(10))
+            with Store(tmp_path / "ray.db") as store:
+                summary = run_cells(cells, None, executor=RayExecutor(workers=4), store=store, on_result=tell)  # type: ignore[arg-type]
+                frame = store.frame()
         finally:
             ray.shutdown()
             cluster.shutdown()
+        assert killed in places, "the node that was killed had worked"
+        assert (summary.computed, summary.failures) == (40, [])
+        assert sorted(told) == sorted(cell.key for cell in cells)
+        with Store(tmp_path / "one.db") as store:
+            run_cells(cells, None, executor=InProcessExecutor(), store=store)  # type: ignore[arg-type]
+            alone = store.frame()
+        columns = ["sha256", "measure", "name", "value"]
+        pd.testing.assert_frame_equal(*(f[columns].sort_values(columns, ignore_index=True) for f in (frame, alone)))
 
     def test_what_cannot_be_is_said(self) -> None:
         with pytest.raises(SettingsError, match="no Ray cluster at 'localhost:1'"):
