@@ -177,7 +177,8 @@ def _relations(
         x, y = both["x"].to_numpy(float), both["y"].to_numpy(float)
         ones, weights = np.ones((1, len(x))), configuration_weights(design, settings.draws, settings.seed)
         value = float(partial_spearman(x, y, controls, ones)[0])
-        interval = percentile_interval(value, partial_spearman(x, y, controls, weights), design.configurations)
+        rank = int(np.linalg.matrix_rank(controls)) - 1
+        interval = percentile_interval(value, partial_spearman(x, y, controls, weights), design.configurations, rank)
         orders = permutations_of(design, settings.permutations, settings.seed, design.groups(design.nuisance))
         equal = [*(["training loss"] if losses else []), *design.nuisance]
         found.append(

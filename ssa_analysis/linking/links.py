@@ -189,7 +189,9 @@ class _Shared:
             within = self._interval(pooled_correlation(ranks_within(x, self.groups, self.weights), self.inner, self.weights))
             link = replace(
                 link,
-                partial=self._interval(self.controls.correlation(self.controls.residuals(ranks), self.rest)),
+                partial=self._interval(
+                    self.controls.correlation(self.controls.residuals(ranks), self.rest), self.controls.rank - 1
+                ),
                 within=within,
                 p_within=self._p(x, self.groups, within.value, self.inner_null),
             )
@@ -198,8 +200,8 @@ class _Shared:
             link = replace(link, granulated=granulated_kendall(x, self.y, design), information=information)
         return link
 
-    def _interval(self, values: np.ndarray) -> Interval:
-        return percentile_interval(float(values[0]), values[1:], self.design.configurations)
+    def _interval(self, values: np.ndarray, controls: int = 0) -> Interval:
+        return percentile_interval(float(values[0]), values[1:], self.design.configurations, controls)
 
     def _p(self, x: np.ndarray, groups: np.ndarray, value: float, null: np.ndarray | None) -> float:
         if null is None:

@@ -34,8 +34,9 @@ class Controls:
         self.columns, self.weights = columns, weights
         gram = np.einsum("bn,nq,nr->bqr", weights, columns, columns, optimize=True)
         self._inverse = np.linalg.pinv(gram, rcond=1e-10, hermitian=True)
+        self.rank = int(np.linalg.matrix_rank(columns))
         # a resample with no more distinct rows than controls is fitted perfectly, whatever it says
-        self.leaves_something = (weights > 0).sum(1) > np.linalg.matrix_rank(columns) + 1
+        self.leaves_something = (weights > 0).sum(1) > self.rank + 1
 
     def residuals(self, values: np.ndarray) -> np.ndarray:
         """``(B, n)`` values, ``(n,)`` or ``(B, n)``, less their fit in each resample."""

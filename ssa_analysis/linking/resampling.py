@@ -70,13 +70,14 @@ def exchanges(design: Design, groups: np.ndarray | None = None) -> bool:
     return bool((permutations_of(design, 20, 0, groups) != np.arange(len(design.configuration))).any())
 
 
-def percentile_interval(value: float, samples: np.ndarray, units: int = LEAST) -> Interval:
+def percentile_interval(value: float, samples: np.ndarray, units: int = LEAST, controls: int = 0) -> Interval:
     """A value with the standard deviation and the percentile interval of its resamples.
 
-    NaN where more than half of the resamples have no value, or with fewer than ``LEAST`` units that were resampled.
+    NaN where more than half of the resamples have no value, or with fewer units that were resampled than ``LEAST`` and two for
+    each of the ``controls`` (columns besides the constant) of a fit: with fewer it fits the resamples, not the units.
     """
     finite = samples[np.isfinite(samples)]
-    if len(finite) < max(2, len(samples) / 2) or units < LEAST or not np.isfinite(value):
+    if len(finite) < max(2, len(samples) / 2) or units < LEAST + 2 * controls or not np.isfinite(value):
         return Interval(value, float("nan"), float("nan"), float("nan"))
     low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(finite.std(ddof=1)), float(low), float(high))

@@ -207,6 +207,8 @@ def test_few_configurations_have_no_interval() -> None:
     assert np.isnan(percentile_interval(0.5, np.linspace(0, 1, 100), units=3).low)
     assert np.isnan(percentile_interval(0.5, np.r_[np.full(60, np.nan), np.linspace(0, 1, 40)]).low)
     assert percentile_interval(0.5, np.linspace(0, 1, 101)).low == pytest.approx(0.025)
+    assert np.isnan(percentile_interval(0.5, np.linspace(0, 1, 101), units=7, controls=2).low)
+    assert percentile_interval(0.5, np.linspace(0, 1, 101), units=8, controls=2).low == pytest.approx(0.025)
 
 
 REPEATS = 120
