@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,16 @@ from ssa_analysis.running.study_run import StudyFolder, count_missing, missing_r
 @click.command()
 @click.argument("file", metavar="FILE.toml", type=click.Path())
 @click.option("--out", type=click.Path(), help="Folder for runs/, scores.db and report/; default: runs/NAME.")
+@click.option(
+    "--data-root", type=click.Path(), help="Where torchvision's files lie; for data sets of which the file names no root."
+)
+@click.option("--no-download", is_flag=True, help="Never try to download a data set.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with an estimate of time and disk, and stop.")
 @executor_options
 @device_option
 def command(
-    file: str, out: str | None, dry_run: bool, workers: int | None, executor: str, executor_option: tuple[str, ...], device: str
+    file: str, out: str | None, data_root: str | None, no_download: bool, dry_run: bool, workers: int | None, executor: str,
+    executor_option: tuple[str, ...], device: str,
 ) -> None:  # fmt: skip
     """Train a grid of checkpoints, score them, link the scores with accuracy, judge the claims, write the report.
 
@@ -48,6 +54,11 @@ def command(
     """
     started = time.monotonic()
     study = read_study(file)
+    specs = [
+        replace(spec, root=spec.root or data_root, download=spec.download and not no_download)
+        for spec in (study.data, *study.transfer)
+    ]
+    study = replace(study, data=specs[0], transfer=tuple(specs[1:]))
     folder = StudyFolder(Path(out) if out else Path("runs") / study.name)
     device = resolve_device(device)
     where = chosen_executor(executor, workers, executor_option, device)

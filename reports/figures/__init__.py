@@ -88,7 +88,8 @@ FIGURES = (
     FigureEntry(
         "method_contrasts",
         "What the methods change",
-        "Differences from SimCLR at equal other settings and seed: mean over configurations, Student's 95 % interval.",
+        "Differences from SimCLR at equal other settings and seed, of a sharpness those of its logarithm: mean over "
+        "configurations, Student's 95 % interval.",
         method_contrasts,
     ),
     FigureEntry(

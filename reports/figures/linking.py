@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -142,13 +144,18 @@ def predicted_accuracy(frame: pd.DataFrame) -> Figure | None:
 
 
 def method_contrasts(frame: pd.DataFrame) -> Figure | None:
-    """What each method changes against SimCLR, at equal other settings and seed: means over configurations, 95 % intervals."""
+    """What each method changes against SimCLR, at equal other settings and seed: means over configurations, 95 % intervals.
+
+    A sharpness by its logarithm, as in the verdicts.
+    """
     table, whole = wide_table(frame), design_of(frame)
     panels = {}
     for key in (TARGET, "robustness.mean_error", "curvature.lambda_max", "flatness.worst_case", "shift.gaussian_w2"):
         if key not in table:
             continue
-        values = table[key].dropna()
+        values, label = table[key].dropna(), labelled(frame, key)
+        if key in linking_of(frame).settings.sharpness and (values > 0).all():  # as the verdicts compare it
+            values, label = np.log(values), f"ln ratio of {label.removesuffix(' (nats)')}"
         design = whole.of(list(values.index))
         rows = []
         for method in METHOD_ORDER[1:]:
@@ -156,19 +163,19 @@ def method_contrasts(frame: pd.DataFrame) -> Figure | None:
             if len(differences) > 1:
                 rows.append((method, mean_over_cells(differences, cells)))
         if rows:
-            panels[key] = rows
+            panels[key] = (label, rows)
     if not panels:
         return None
-    methods = [m for m in METHOD_ORDER[1:] if any(m == method for rows in panels.values() for method, _ in rows)]
+    methods = [m for m in METHOD_ORDER[1:] if any(m == method for _, rows in panels.values() for method, _ in rows)]
     figure, axes = new_figure(0.32 * len(methods) + 1.2, columns=len(panels), sharey=True)
     with styled():
-        for panel, (key, rows) in zip(axes, panels.items(), strict=True):
+        for panel, (label, rows) in zip(axes, panels.values(), strict=True):
             for method, (interval, _) in rows:
                 bars = np.nan_to_num([[interval.value - interval.low], [interval.high - interval.value]])
                 style = method_style(method, methods)
                 panel.errorbar(interval.value, methods.index(method), xerr=bars, markersize=4, linestyle="none", **style)
             panel.axvline(0, color="black", linewidth=0.8)
-            panel.set_xlabel(labelled(frame, key), fontsize=7)
+            panel.set_xlabel(textwrap.fill(label, 18), fontsize=7)
             panel.tick_params(axis="x", labelsize=6)
             panel.margins(y=0.3)
         axes[0].set_yticks(range(len(methods)), [method_label(m) for m in methods])
