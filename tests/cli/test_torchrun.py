@@ -143,7 +143,7 @@ def test_a_process_that_fails_alone_does_not_leave_the_others_waiting(
 
 def test_workers_within_a_job_are_refused(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, good: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "--workers is for one process" in cli("score", good, *DATA, "--workers", 2).usage()
+    assert "--workers and --executor are for one process" in cli("score", good, *DATA, "--workers", 2).usage()
 
 
 def test_processes_that_cannot_meet(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, good: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(digits: Data, 
         ({"amp": "fp8"}, "bf16"),
         ({"learning_rate": 0.1}, "unknown training setting"),
         ({"projector": []}, "projector"),
-        ({"epochs": "many"}, "wrong type"),
+        ({"epochs": "many"}, "epochs must be of type int, got 'many'"),
         ({"fourier": {"alpha": 2.0}}, "alpha"),
     ],
 )
