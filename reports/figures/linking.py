@@ -175,7 +175,7 @@ def method_contrasts(frame: pd.DataFrame) -> Figure | None:
                 style = method_style(method, methods)
                 panel.errorbar(interval.value, methods.index(method), xerr=bars, markersize=4, linestyle="none", **style)
             panel.axvline(0, color="black", linewidth=0.8)
-            panel.set_xlabel(textwrap.fill(label, 18), fontsize=7)
+            panel.set_xlabel(textwrap.fill(label, 18, break_on_hyphens=False), fontsize=7)
             panel.tick_params(axis="x", labelsize=6)
             panel.margins(y=0.3)
         axes[0].set_yticks(range(len(methods)), [method_label(m) for m in methods])

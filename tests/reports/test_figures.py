@@ -255,7 +255,13 @@ def test_predictions_one_row_a_set_of_scores(frame: pd.DataFrame) -> None:
 def test_contrasts_are_differences_from_simclr_at_equal_settings(frame: pd.DataFrame) -> None:
     figure = method_contrasts(frame)
     shown = [p.get_xlabel().replace("\n", " ") for p in panels(figure)]
-    assert shown == ["probe accuracy", "corrupted error (regenerated)", "ln ratio of largest eigenvalue", "Gaussian W² of pairs"]
+    assert shown == [
+        "probe accuracy",
+        "corrupted error (regenerated)",
+        "ln ratio of largest eigenvalue",
+        "ln ratio of worst-case rise",
+        "Gaussian W² of pairs",
+    ]
     accuracy = panels(figure)[0]
     labels = [t.get_text() for t in accuracy.get_yticklabels()]
     assert labels == ["SimCLR + SAM", "SimCLR + Fourier", "SSA-CLR"]
