@@ -1,42 +1,30 @@
-"""``ssa-analyze demo``: the main job from end to end on the bundled digits."""
+"""``ssa-analyze demo``: the main job from end to end on the bundled digits, as a small study."""
 
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
-from typing import Any
 
 import click
-from ssa_analysis.cli.common import EXIT_FAILED, Progress, duration, say
-from ssa_analysis.reports.findings import findings
-from ssa_analysis.reports.html import write_report
+from ssa_analysis.cli.study_verb import carry_out
 
-from ssa_analysis.checkpoints.writing import make_folder
-from ssa_analysis.errors import SSAError
-from ssa_analysis.running.executors import ExecutorSettings, Job, make_executor
-from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells
-from ssa_analysis.running.scoring import run_cells
-from ssa_analysis.running.store import Store
-from ssa_analysis.running.study_run import train_run
-from ssa_analysis.training.settings import METHODS, TrainSettings
+from ssa_analysis.running.executors import ExecutorSettings, make_executor
+from ssa_analysis.running.plan import DataSpec, default_measures
+from ssa_analysis.running.study import Study, expand_grid
+from ssa_analysis.running.study_run import StudyFolder
+from ssa_analysis.training.settings import METHODS
 
-DATA = DataSpec("digits")
 EPOCHS = 60
+# a small convnet, NT-Xent at tau 0.5
+RECIPE = {
+    "arch": "convnet", "projector": [64, 32], "batch": 128, "lr": 0.1, "warmup": 2, "rho": 0.1, "knn_every": 0,
+}  # fmt: skip
 # smaller than the defaults, so that all of it fits in minutes on two cores
 OVERRIDES = {
     "curvature": {"pairs": 128, "batch": 128},
     "flatness": {"pairs": 128, "batch": 128},
     "landscape": {"pairs": 128, "batch": 128},
 }
-
-
-def demo_settings(method: str, seed: int, epochs: int) -> TrainSettings:
-    """The recipe of the demo's encoders: a small convnet, NT-Xent at tau 0.5."""
-    return TrainSettings(
-        method=method, arch="convnet", projector=(64, 32), epochs=epochs, batch=128, lr=0.1, warmup=2, rho=0.1,
-        knn_every=0, seed=seed,
-    )  # fmt: skip
 
 
 @click.command()
@@ -51,48 +39,7 @@ def command(out: str, workers: int, epochs: int, seeds: int) -> None:
     Example:
       ssa-analyze demo --out demo
     """
-    started = time.monotonic()
-    folder = make_folder(Path(out))
-    executor = make_executor("local", ExecutorSettings(workers or min(4, os.cpu_count() or 1)))
-    jobs = []
-    for method in METHODS:
-        for seed in range(seeds):
-            target = folder / "runs" / f"{method}-s{seed}"
-            settings = demo_settings(method, seed, epochs).to_dict()
-            jobs.append(Job(target.name, train_run, {"settings": settings, "spec": DATA, "out": str(target), "device": "cpu"}))
-    say(f"1/3 training {len(jobs)} encoders on digits ({', '.join(METHODS)}; {seeds} seed{'s' if seeds > 1 else ''})")
-    progress, paths = Progress(len(jobs)), []
-    for event in executor.run(jobs):
-        if event.kind == "value":
-            paths.append(Path(event.value))
-        elif event.kind == "failed":
-            raise SSAError(f"training {event.key} failed: {event.value}")
-        else:
-            progress.step(event.key)
-    paths.sort(key=lambda path: [job.key for job in jobs].index(path.parent.name))
-    failed = _score(paths, folder / "scores.db", executor)
-    say("3/3 writing the report")
-    with Store(folder / "scores.db", must_exist=True) as store:
-        page = write_report(store, folder / "report")
-        sentences = findings(store.frame())
-    say("")
-    for number, sentence in enumerate(sentences, 1):
-        click.echo(f"{number}. {sentence}")
-    click.echo(f"Report: {page}  ({duration(time.monotonic() - started)})")
-    if failed:
-        raise click.exceptions.Exit(EXIT_FAILED)
-
-
-def _score(paths: list[Path], store_path: Path, executor: Any) -> bool:
-    """Score all measures and the bounds; whether any cell failed."""
-    cells = make_cells(paths, loaded_data(DATA), [*default_measures(), "bounds"], 0, {}, OVERRIDES)
-    with Store(store_path) as store:
-        todo = [cell for cell in cells if not store.has(cell)]
-        say(f"2/3 scoring {len(paths)} checkpoints: {len(todo)} of {len(cells)} cells to compute")
-        progress = Progress(len(todo))
-
-        def tell(result: CellResult) -> None:
-            state = f"failed: {result.error}" if result.error else duration(result.seconds)
-            progress.step(f"{Path(result.cell.path).parent.name} {result.cell.measure}  {state}")
-
-        return bool(run_cells(cells, DATA, executor=executor, store=store, on_result=tell).failures)
+    runs = expand_grid({**RECIPE, "epochs": epochs}, [{"method": list(METHODS)}], range(seeds))
+    study = Study("demo", DataSpec("digits"), runs, measures=(*default_measures(), "bounds"), overrides=OVERRIDES)
+    workers = workers or min(4, os.cpu_count() or 1)
+    carry_out(study, StudyFolder(Path(out)), make_executor("local", ExecutorSettings(workers)), "cpu", workers)

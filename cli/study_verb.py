@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 from ssa_analysis.cli.common import (
@@ -22,9 +21,10 @@ from ssa_analysis.cli.common import (
 )
 
 from ssa_analysis.running.estimate import Estimate, estimate
+from ssa_analysis.running.executors import Executor
 from ssa_analysis.running.plan import CellResult, loaded_data
 from ssa_analysis.running.store import Store
-from ssa_analysis.running.study import Study, read_study
+from ssa_analysis.running.study import Run, Study, read_study
 from ssa_analysis.running.study_run import StudyFolder, count_missing, missing_runs, score_missing, study_cells, train_missing
 
 
@@ -52,7 +52,6 @@ def command(
       ssa-analyze study studies/digits.toml --workers 2
       ssa-analyze study studies/cifar10.toml --out /data/study --executor slurm --executor-option slurm_partition=gpu
     """
-    started = time.monotonic()
     study = read_study(file)
     specs = [
         replace(spec, root=spec.root or data_root, download=spec.download and not no_download)
@@ -62,11 +61,18 @@ def command(
     folder = StudyFolder(Path(out) if out else Path("runs") / study.name)
     device = resolve_device(device)
     where = chosen_executor(executor, workers, executor_option, device)
-    for line in plan_lines(study, folder, device, workers or 1):
+    carry_out(study, folder, where, device, workers or 1, dry_run)
+
+
+def carry_out(study: Study, folder: StudyFolder, where: Executor, device: str, workers: int, dry_run: bool = False) -> None:
+    """Say the plan, and unless that is all: train, score, report and say what was found; ends with code 1 if anything failed."""
+    started = time.monotonic()
+    todo = missing_runs(study, folder)
+    for line in plan_lines(study, folder, todo, device, workers):
         say(line)
     if dry_run:
         return
-    failed = run_study(study, folder, where, device)
+    failed = run_study(study, folder, todo, where, device)
     say("3/3 linking and writing the report")
     page, sentences = report_study(study, folder)
     say("")
@@ -77,10 +83,9 @@ def command(
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def plan_lines(study: Study, folder: StudyFolder, device: str, workers: int) -> list[str]:
-    """What will be done, and what it will take, roughly."""
+def plan_lines(study: Study, folder: StudyFolder, todo: list[Run], device: str, workers: int) -> list[str]:
+    """What will be done, and what it will take, roughly; ``todo`` are the runs that are not trained yet."""
     data = loaded_data(study.data)
-    todo = missing_runs(study, folder)
     methods = Counter(run.settings.method for run in study.runs)
     sizes = ", ".join(f"{name} {len(index)}" for name, index in data.splits.items())
     lines = [
@@ -108,16 +113,15 @@ def _estimate_line(found: Estimate) -> str:
     )
 
 
-def run_study(study: Study, folder: StudyFolder, where: Any, device: str) -> bool:
+def run_study(study: Study, folder: StudyFolder, todo: list[Run], where: Executor, device: str) -> bool:
     """Train and score what is missing, with progress; whether anything failed."""
-    todo = missing_runs(study, folder)
     say(f"1/3 training {len(todo)} of {len(study.runs)} checkpoints")
     training = Progress(len(todo))
 
     def ended(name: str, problem: str | None) -> None:
         training.step(f"{name}{f'  failed: {problem}' if problem else ''}")
 
-    problems = train_missing(study, folder, where, device, ended)
+    problems = train_missing(study, folder, todo, where, device, ended)
     plans = study_cells(study, folder)
     with Store(folder.store) as store:
         missing = count_missing(plans, store)

@@ -75,11 +75,12 @@ class StudyFolder:
 def train_missing(
     study: Study,
     folder: StudyFolder,
+    runs: Sequence[Run],
     executor: Executor,
     device: str = "cpu",
     on_end: Callable[[str, str | None], None] = lambda name, problem: None,
 ) -> dict[str, str]:
-    """Train the runs that are not finished; returns what went wrong, by run. ``on_end`` is told each end.
+    """Train ``runs``, those of :func:`missing_runs`; returns what went wrong, by run. ``on_end`` is told each end.
 
     A run that was stopped goes on from its last saved epoch and gives the weights of an unbroken one.
     """
@@ -94,7 +95,7 @@ def train_missing(
             },
             attempts=ATTEMPTS,
         )
-        for run in missing_runs(study, folder)
+        for run in runs
     ]  # fmt: skip
     problems: dict[str, str] = {}
     for event in executor.run(jobs):

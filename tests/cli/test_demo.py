@@ -84,16 +84,18 @@ def test_it_prints_the_findings_and_where_the_report_is(demo: Demo) -> None:
 
 def test_its_progress_counts_every_step(demo: Demo) -> None:
     lines = demo.first.err.splitlines()
-    assert lines[0] == "1/3 training 4 encoders on digits (simclr, simclr-sam, simclr-fourier, ssa-clr; 1 seed)"
-    assert "2/3 scoring 4 checkpoints: 32 of 32 cells to compute" in lines
-    assert "3/3 writing the report" in lines
+    assert lines[0] == ("study demo: 4 checkpoints of 4 configurations (1 simclr, 1 simclr-sam, 1 simclr-fourier, 1 ssa-clr)")
+    assert lines[3] == f"in {demo.folder}: 0 of 4 are trained"
+    assert "1/3 training 4 of 4 checkpoints" in lines
+    assert "2/3 scoring: 32 of 32 cells to compute" in lines
+    assert "3/3 linking and writing the report" in lines
     assert sum(line.startswith("[") for line in lines) == 4 + 32
     assert not any("failed" in line or "Warning" in line for line in lines)
 
 
 def test_again_it_computes_nothing_and_finds_the_same(demo: Demo) -> None:
     assert demo.again.code == 0
-    assert "2/3 scoring 4 checkpoints: 0 of 32 cells to compute" in demo.again.err
+    assert "2/3 scoring: 0 of 32 cells to compute" in demo.again.err
     assert demo.still == demo.written
     assert demo.again.out.splitlines()[:-1] == demo.first.out.splitlines()[:-1]
 
@@ -111,6 +113,6 @@ def test_a_cell_that_fails_does_not_stop_it(
     monkeypatch.setitem(MEASURES._entries, "shift", replace(MEASURES.get("shift"), function=breaks))
     ended = cli("demo", "--out", demo.folder, "--epochs", 1, "--seeds", 1, "--workers", 1)
     assert ended.code == 1
-    assert "2/3 scoring 4 checkpoints: 4 of 32 cells to compute" in ended.err
+    assert "2/3 scoring: 4 of 32 cells to compute" in ended.err
     assert ended.err.count("failed: nothing to be said") == 4
     assert ended.out.splitlines()[-1].startswith("Report: ")

@@ -140,7 +140,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, StudyFold
 
 
 def finish(study: Study, folder: StudyFolder) -> None:
-    assert train_missing(study, folder, InProcessExecutor()) == {}
+    assert train_missing(study, folder, missing_runs(study, folder), InProcessExecutor()) == {}
     with Store(folder.store) as store:
         assert score_missing(study_cells(study, folder), store, InProcessExecutor()) == []
 
@@ -197,7 +197,7 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on(tmp_path: Path) -> Non
             "train": {**BASE, "width": 4, "batch": 32, "epochs": 2, "warmup": 0, "knn_every": 0}, "grid": [{"lr": [1e30, 0.1]}],
         }
     )  # fmt: skip
-    problems = train_missing(study, StudyFolder(tmp_path), InProcessExecutor())
+    problems = train_missing(study, StudyFolder(tmp_path), study.runs, InProcessExecutor())
     assert list(problems) == ["simclr-lr1e+30-s0"]
     assert "diverged" in problems["simclr-lr1e+30-s0"]
     (spec_and_cells,) = study_cells(study, StudyFolder(tmp_path))
