@@ -103,20 +103,14 @@ def conditional_information(
     sign of the difference and ``U_S`` the values of the hyper-parameters S of both (eq. 6 to 9).
     """
     names = list(design.settings.columns)
-    codes = np.stack([design.settings[name].astype("category").cat.codes.to_numpy() for name in names], 1) if names else None
+    codes = {name: design.settings[name].astype("category").cat.codes.to_numpy() for name in names}
     first, second = (index.ravel() for index in np.meshgrid(np.arange(len(x)), np.arange(len(x)), indexing="ij"))
-    sets = [chosen for size in range(min(largest, len(names)) + 1) for chosen in itertools.combinations(range(len(names)), size)]
+    sets = [chosen for size in range(min(largest, len(names)) + 1) for chosen in itertools.combinations(names, size)]
     cells = []
     for chosen in sets:
-        assert codes is not None or not chosen
-        if not chosen:
-            cells.append(np.zeros(len(first), dtype=int))
-            continue
-        assert codes is not None
-        both = np.concatenate([codes[first][:, list(chosen)], codes[second][:, list(chosen)]], 1)
-        _, cell = np.unique(both, axis=0, return_inverse=True)
+        both = [np.zeros(len(first)), *(codes[name][index] for name in chosen for index in (first, second))]
+        _, cell = np.unique(np.stack(both, 1), axis=0, return_inverse=True)
         cells.append(cell.ravel())
-
     vx = np.sign(x[first] - x[second])
 
     def informations(targets: np.ndarray) -> np.ndarray:
@@ -136,7 +130,7 @@ def conditional_information(
         orders = permutations_of(design, permutations, seed, inside)
         null = np.concatenate([informations(y[part]).min(0) for part in np.array_split(orders, max(1, len(orders) // 50))])
     p = permutation_p(float(found[least]), null)
-    return ConditionalInformation(float(found[least]), tuple(names[i] for i in sets[least]), by_size, float(null.mean()), p)
+    return ConditionalInformation(float(found[least]), sets[least], by_size, float(null.mean()), p)
 
 
 def _normalised_information(vx: np.ndarray, vy: np.ndarray, counted: np.ndarray, cell: np.ndarray) -> np.ndarray:

@@ -158,6 +158,44 @@ def test_the_information_of_a_table_worked_out_by_hand() -> None:
     assert found.given == ("rho", "lr")
 
 
+def information_by_definition(x: np.ndarray, y: np.ndarray, d: Design, given: tuple[str, ...]) -> float:
+    """I(V_x; V_y | U) / H(V_y | U) from tables of counts, pair by pair."""
+    table: dict[tuple[str, ...], list[tuple[bool, bool]]] = {}
+    for i in range(len(x)):
+        for j in range(len(x)):
+            if x[i] != x[j] and y[i] != y[j]:
+                cell = tuple(str(d.settings[name].iloc[row]) for name in given for row in (i, j))
+                table.setdefault(cell, []).append((bool(x[i] > x[j]), bool(y[i] > y[j])))
+    total = sum(map(len, table.values()))
+    information = entropy = 0.0
+    for pairs in table.values():
+        weight = len(pairs) / total
+        both = {p: pairs.count(p) / len(pairs) for p in set(pairs)}
+        of_x, of_y = ({v: sum(s for p, s in both.items() if p[k] == v) for v in (True, False)} for k in (0, 1))
+        information += weight * sum(s * np.log(s / (of_x[a] * of_y[b])) for (a, b), s in both.items())
+        entropy -= weight * sum(s * np.log(s) for s in of_y.values() if s)
+    return information / entropy if entropy > 1e-12 else 0.0
+
+
+def test_the_information_is_its_definition_with_ties_and_unequal_cells() -> None:
+    d = design(
+        {"a": ["0", "0", "0", "1", "1", "2", "2", "2"], "b": ["u", "v", "v", "u", "v", "u", "u", "v"]}, [0, 0, 1, 0, 0, 0, 1, 0]
+    )
+    rng = np.random.default_rng(7)
+    x, y = rng.integers(0, 4, 8).astype(float), rng.integers(0, 5, 8).astype(float)
+    known = {given: information_by_definition(x, y, d, given) for given in ((), ("a",), ("b",), ("a", "b"))}
+    found = conditional_information(x, y, d, permutations=10)
+    assert found.by_size[0] == pytest.approx(known[()])
+    assert found.by_size[1] == pytest.approx(min(known[("a",)], known[("b",)]))
+    assert found.by_size[2] == pytest.approx(known[("a", "b")])
+    assert found.value == pytest.approx(min(known.values()))
+
+
+def test_a_permutation_p_counts_the_observed_order_itself() -> None:
+    assert permutation_p(0.9, np.linspace(-0.8, 0.8, 19)) == 1 / 20
+    assert permutation_p(-0.5, np.array([0.5, -0.6, 0.1, np.nan])) == 3 / 4
+
+
 def test_information_is_all_of_it_for_a_score_that_orders_the_accuracies() -> None:
     d = design({"rho": ["0"] * 6 + ["1"] * 6}, list(range(6)) * 2)
     x = np.random.default_rng(0).permutation(12).astype(float)
