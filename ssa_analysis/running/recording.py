@@ -14,6 +14,7 @@ from ssa_analysis.measures.base import forget
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.score import Score
+from ssa_analysis.training.logs import keep_rows
 
 COLUMNS = ("epoch", "measure", "name", "value", "stderr", "low", "high", "unit", "converged", "seconds")
 
@@ -56,16 +57,8 @@ class Recorder:
 
     def keep_until(self, epoch: int) -> None:
         """Drop the rows of later epochs, which a resumed run will make again."""
-        if Ranks.current().rank:
-            return
-        rows = []
-        if self.path.is_file():
-            with open(self.path, newline="") as stream:
-                rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) <= epoch]
-        with open(self.path, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        if Ranks.current().rank == 0:
+            keep_rows(self.path, COLUMNS, epoch)
 
     def __call__(self, encoder: Encoder, epoch: int) -> None:
         """Measure the encoder, which is left as it was. A measure that cannot be taken leaves no row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,19 +42,24 @@ class EpochRecorder(Protocol):
         ...
 
 
+def keep_rows(path: Path, columns: Sequence[str], epoch: int) -> None:
+    """Leave a CSV file with its header and the rows up to ``epoch``; a resumed run makes the later ones again."""
+    rows = []
+    if path.is_file():
+        with open(path, newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) <= epoch]
+    with open(path, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 class RunLog:
     """A CSV log, and TensorBoard where it is installed."""
 
     def __init__(self, folder: Path, keep_epochs: int) -> None:
         self.path = folder / "log.csv"
-        rows = []
-        if keep_epochs and self.path.is_file():
-            with open(self.path, newline="") as stream:
-                rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) <= keep_epochs]
-        with open(self.path, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, LOG_COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        keep_rows(self.path, LOG_COLUMNS, keep_epochs)
         self.board: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
