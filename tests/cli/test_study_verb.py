@@ -75,7 +75,7 @@ def test_mistakes_of_the_file_are_told_in_one_line(cli: Cli, tmp_path: Path) -> 
     assert ended.code == 2
     assert "bad.toml: unknown training setting 'learning_rate'" in ended.complaint()
     missing = cli("study", tmp_path / "none.toml")
-    assert "none.toml: cannot be read as TOML" in missing.complaint()
+    assert "none.toml: cannot be read (No such file or directory)" in missing.complaint()
 
 
 def test_executors_are_listed_and_unknown_ones_refused(cli: Cli, tmp_path: Path) -> None:
