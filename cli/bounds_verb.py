@@ -16,12 +16,12 @@ from ssa_analysis.cli.common import (
     duration,
     executor_options,
     known_checkpoints,
-    merge_settings,
     model_options,
     own_model,
     parse_settings,
     resolve_device,
     say,
+    set_option,
 )
 
 from ssa_analysis.running.plan import CellResult, DataSpec, loaded_data, make_cells
@@ -44,14 +44,7 @@ from ssa_analysis.score import Score
     type=click.Path(),
     help="Checkpoint that the PAC-Bayes bound starts from; default: the run's own initialisation, where the file keeps it.",
 )
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="SETTING=VALUE",
-    callback=merge_settings,
-    help="Change a setting of the bounds; repeatable. See docs/measures.md",
-)
+@set_option("SETTING=VALUE", "Change a setting of the bounds; repeatable. See docs/measures.md")
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @executor_options
 @device_option

@@ -177,6 +177,11 @@ def merge_settings(context: click.Context, parameter: click.Parameter, value: tu
     return (*(context.default_map or {}).get(parameter.name, ()), *value)
 
 
+def set_option(metavar: str, text: str) -> Callable[[F], F]:
+    """``--set``, repeatable; texts of the settings as ``assignments``."""
+    return click.option("--set", "assignments", multiple=True, metavar=metavar, callback=merge_settings, help=text)
+
+
 def known_checkpoints(patterns: tuple[str, ...]) -> tuple[list[Path], int]:
     """Files behind the patterns, and how many patterns or files had to be left out, which is said on stderr.
 

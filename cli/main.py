@@ -20,7 +20,7 @@ VERBS = {
     "study": "Train a grid of checkpoints, score, link, judge, report.",
     "train": "Train an encoder: SimCLR, with SAM, with Fourier, or SSA-CLR.",
     "score": "Measure checkpoints and keep the scores in a store.",
-    "link": "Correlate the scores of a store with downstream accuracy.",
+    "link": "Link the scores of a store with downstream accuracy, judge the claims.",
     "corruptions": "Draw what the corruptions do to a data set's images.",
     "views": "Advise on augmentations: which of them bring the shift down.",
     "bounds": "Check the bounds of the theory on checkpoints.",

@@ -17,12 +17,12 @@ from ssa_analysis.cli.common import (
     duration,
     executor_options,
     known_checkpoints,
-    merge_settings,
     model_options,
     own_model,
     parse_settings,
     resolve_device,
     say,
+    set_option,
     whole_path,
 )
 
@@ -48,14 +48,7 @@ Where = tuple[str, int | None, tuple[str, ...]]  # executor, workers, options
     "--store", "store_path", default="scores.db", show_default=True, type=click.Path(), help="SQLite file for the scores."
 )
 @click.option("--measures", help="Comma-separated measures; default: all but bounds and views. See: ssa-analyze list measures")
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="MEASURE.SETTING=VALUE",
-    callback=merge_settings,
-    help="Change a setting of a measure; repeatable.",
-)
+@set_option("MEASURE.SETTING=VALUE", "Change a setting of a measure; repeatable.")
 @click.option(
     "--views", default="own", show_default=True, help="Views of the practical pairs: own (as trained) or a recipe's name."
 )

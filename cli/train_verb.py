@@ -11,10 +11,10 @@ from ssa_analysis.cli.common import (
     data_options,
     device_option,
     duration,
-    merge_settings,
     parse_settings,
     resolve_device,
     say,
+    set_option,
 )
 
 from ssa_analysis.running.plan import DataSpec, loaded_data
@@ -88,14 +88,7 @@ DEFAULTS = TrainSettings()
 @click.option(
     "--record-every", default=10, show_default=True, type=click.IntRange(min=1), help="Epochs between two such records."
 )
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="MEASURE.SETTING=VALUE",
-    callback=merge_settings,
-    help="Change a setting of a recorded measure; repeatable.",
-)
+@set_option("MEASURE.SETTING=VALUE", "Change a setting of a recorded measure; repeatable.")
 @click.option("--channels-last/--channels-first", default=None, help="Memory format of the convolutions; default: last on a GPU.")
 @click.option("--compile", "compiled", is_flag=True, help="Run the forward pass through torch.compile.")
 @click.option("--seed", default=0, show_default=True)

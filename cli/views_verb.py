@@ -13,12 +13,12 @@ from ssa_analysis.cli.common import (
     data_options,
     device_option,
     known_checkpoints,
-    merge_settings,
     model_options,
     own_model,
     parse_settings,
     resolve_device,
     say,
+    set_option,
 )
 
 from ssa_analysis.checkpoints.writing import make_folder, write_atomically
@@ -36,14 +36,7 @@ from ssa_analysis.score import Score, find_score
 @click.option("--store", "store_path", type=click.Path(), help="Also keep the results in this store, for the report.")
 @click.option("--out", type=click.Path(), help="Folder for the figures (PNG and PDF) and the table (CSV).")
 @click.option("--views", default="own", show_default=True, help="The recipe to advise on: own (as trained) or a recipe's name.")
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="views.SETTING=VALUE",
-    callback=merge_settings,
-    help="images (2000), strengths (0.5,1.5), groups; repeatable.",
-)
+@set_option("views.SETTING=VALUE", "images (2000), strengths (0.5,1.5), groups; repeatable.")
 @click.option("--tau", type=float, help="Temperature; default: the checkpoint's own, else 0.5.")
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @device_option
