@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr, ttest_1samp
+from scipy.stats import rankdata, spearmanr, ttest_1samp
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
@@ -17,13 +17,16 @@ from ssa_analysis.linking.hypotheses import (
     CONTRADICTED,
     SUPPORTED,
     UNDECIDED,
+    Evidence,
     HypothesisSettings,
     Verdict,
+    _partial_p,
     judge,
     matched_differences,
     verdict_table,
 )
 from ssa_analysis.linking.links import link_scores, link_table
+from ssa_analysis.linking.partial import control_matrix, within_groups
 from ssa_analysis.linking.power import checkpoints_needed
 from ssa_analysis.linking.prediction import (
     SETTINGS,
@@ -32,7 +35,9 @@ from ssa_analysis.linking.prediction import (
     predictions,
     ridge_fit,
 )
-from ssa_analysis.linking.table import design_of
+from ssa_analysis.linking.resampling import permutation_p, permutations_of
+from ssa_analysis.linking.table import design_of, wide_table
+from ssa_analysis.numerics.resampling import Interval
 from ssa_analysis.training.settings import METHODS
 
 FAST = HypothesisSettings(draws=300, permutations=499)
@@ -94,6 +99,48 @@ def test_the_numbers_of_a_link_are_scipys_and_its_design_s() -> None:
     table = link_table([link])
     assert table.loc[0, "invariance"] == "function"
     assert table.loc[0, ["spearman", "spearman_low"]].tolist() == [link.spearman.value, link.spearman.low]
+
+
+def test_the_p_value_within_groups_is_of_exchanges_within_groups() -> None:
+    frame = study()
+    (link,) = link_scores(frame, "downstream.probe_accuracy", scores=["shift.gaussian_w2"], permutations=299, seed=3)
+    wide = wide_table(frame)
+    x, y = wide["shift.gaussian_w2"].to_numpy(), wide["downstream.probe_accuracy"].to_numpy()
+    design = design_of(frame, list(wide.index))
+    groups, ones = design.groups(["lr"]), np.ones((1, 72))
+    null = [within_groups(x, y[order], groups, ones)[0] for order in permutations_of(design, 299, 3, groups)]
+    assert link.p_within == permutation_p(within_groups(x, y, groups, ones)[0], np.array(null))
+
+
+def test_more_checkpoints_are_needed_where_seeds_are_alike() -> None:
+    """Three files a configuration that say nearly the same are hardly more than one."""
+    link = link_scores(study(noise=0.0), "downstream.probe_accuracy", scores=["curvature.lambda_max"], permutations=99)[0]
+    assert link.needed > 2 * checkpoints_needed(link.spearman.value)
+
+
+def test_a_row_is_decided_by_its_corrected_p_value() -> None:
+    row = Evidence("2", "a.b", "", "", -1, Interval(-0.4, 0.1, -0.6, -0.2), 0.03, 20, p_holm=0.06)
+    assert row.verdict == UNDECIDED
+    assert dataclasses.replace(row, p_holm=0.05).verdict == SUPPORTED
+    assert dataclasses.replace(row, p_holm=0.05, predicted=1).verdict == CONTRADICTED
+    assert dataclasses.replace(row, p_holm=float("nan")).verdict == UNDECIDED
+
+
+def test_the_partial_p_value_fits_the_controls_again_after_each_exchange() -> None:
+    """Against least squares, exchange by exchange, with a control that differs inside the groups."""
+    rng = np.random.default_rng(6)
+    loss, x, y = rng.normal(size=(3, 24))
+    x, y = x + loss, y + loss
+    controls = control_matrix(pd.DataFrame(index=range(24)), loss)
+    orders = np.stack([rng.permutation(24) for _ in range(400)])
+
+    def rest(v: np.ndarray) -> np.ndarray:
+        return np.asarray(v - controls @ np.linalg.lstsq(controls, v, rcond=None)[0])
+
+    rx, ry = rest(rankdata(x)), rest(rankdata(y))
+    null = [np.corrcoef(rx, rest(ry[order]))[0, 1] for order in orders]
+    value = float(np.corrcoef(rx, ry)[0, 1])
+    assert _partial_p(x, y, controls, orders, value) == permutation_p(value, np.array(null))
 
 
 def test_a_transfer_target_is_explained_by_the_scores_on_the_first_data_set() -> None:

@@ -178,9 +178,8 @@ def information_by_definition(x: np.ndarray, y: np.ndarray, d: Design, given: tu
 
 
 def test_the_information_is_its_definition_with_ties_and_unequal_cells() -> None:
-    d = design(
-        {"a": ["0", "0", "0", "1", "1", "2", "2", "2"], "b": ["u", "v", "v", "u", "v", "u", "u", "v"]}, [0, 0, 1, 0, 0, 0, 1, 0]
-    )
+    columns = {"a": list("00011222"), "b": list("uvvuvuuv")}
+    d = design(columns, [0, 0, 1, 0, 0, 0, 1, 0])
     rng = np.random.default_rng(7)
     x, y = rng.integers(0, 4, 8).astype(float), rng.integers(0, 5, 8).astype(float)
     known = {given: information_by_definition(x, y, d, given) for given in ((), ("a",), ("b",), ("a", "b"))}
