@@ -16,7 +16,7 @@ from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.score import Score
 from ssa_analysis.training.logs import keep_rows
 
-COLUMNS = ("epoch", "measure", "name", "value", "stderr", "low", "high", "unit", "converged", "seconds")
+COLUMNS = ("epoch", "measure", "name", "value", "stderr", "low", "high", "unit", "converged", "seconds", "error")
 
 
 class Recorder:
@@ -52,8 +52,13 @@ class Recorder:
     def _append(self, epoch: int, scores: list[Score], seconds: float) -> None:
         with open(self.path, "a", newline="") as stream:
             csv.writer(stream).writerows(
-                [epoch, s.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, int(s.converged), seconds] for s in scores
+                [epoch, s.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, int(s.converged), seconds, ""]
+                for s in scores
             )
+
+    def _append_failure(self, epoch: int, measure: str, error: str, seconds: float) -> None:
+        with open(self.path, "a", newline="") as stream:
+            csv.DictWriter(stream, COLUMNS).writerow({"epoch": epoch, "measure": measure, "seconds": seconds, "error": error})
 
     def keep_until(self, epoch: int) -> None:
         """Drop the rows of later epochs, which a resumed run will make again."""
@@ -61,20 +66,25 @@ class Recorder:
             keep_rows(self.path, COLUMNS, epoch)
 
     def __call__(self, encoder: Encoder, epoch: int) -> None:
-        """Measure the encoder, which is left as it was. A measure that cannot be taken leaves no row."""
+        """Measure the encoder, which is left as it was. A measure that fails leaves a row that says why; the training goes on."""
         was_training = encoder.training
         encoder.eval()
         forget(encoder)
         try:
             for row, settings in self._measures:
                 started = time.perf_counter()
+                scores, error = [], ""
                 try:
                     scores = row.function(encoder, self.data, settings)
-                except SSAError:
-                    continue
+                except SSAError as problem:
+                    error = str(problem)
+                except Exception as problem:
+                    error = f"{type(problem).__name__}: {problem}".splitlines()[0]
                 seconds = round(time.perf_counter() - started, 3)
                 if Ranks.current().rank == 0:
                     self._append(epoch, scores, seconds)
+                    if error:
+                        self._append_failure(epoch, row.name, error, seconds)
         finally:
             forget(encoder)  # the next steps change the weights
             encoder.train(was_training)

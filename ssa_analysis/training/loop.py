@@ -154,7 +154,8 @@ def train(
         raise DataError(f"{data.name}: {len(images)} training images are fewer than a batch of {settings.batch}; lower --batch")
     ranks = Ranks.current()
     if settings.batch % (ranks.size * settings.accumulate) or settings.batch // (ranks.size * settings.accumulate) < 1:
-        raise SettingsError(f"a batch of {settings.batch} cannot be shared by {ranks.size} processes in equal parts")
+        parts = f"cut into {settings.accumulate} and " if settings.accumulate > 1 else ""
+        raise SettingsError(f"a batch of {settings.batch} cannot be {parts}shared by {ranks.size} processes in equal parts")
     encoder = build_encoder(settings, data).to(device)
     if channels_last:
         encoder.to(memory_format=torch.channels_last)

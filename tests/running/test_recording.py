@@ -11,7 +11,7 @@ import torch
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.data.datasets import Data, load_data
-from ssa_analysis.errors import SettingsError
+from ssa_analysis.errors import MeasureError, SettingsError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.running.recording import Recorder
 from ssa_analysis.training.logs import EpochLog
@@ -72,6 +72,21 @@ def test_a_resumed_run_has_every_epoch_once(data: Data, tmp_path: Path) -> None:
         except Stop:
             assert [row["epoch"] for row in rows_of(tmp_path) if row["name"] == "alignment"] == ["0", "1", "2", "3"]
     assert [row["epoch"] for row in rows_of(tmp_path) if row["name"] == "alignment"] == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("problem", [MeasureError("no pairs left"), ZeroDivisionError("of nothing")])
+def test_a_measure_that_fails_leaves_its_reason_and_the_training_goes_on(data: Data, tmp_path: Path, problem: Exception) -> None:
+    def fails(*arguments: object) -> None:
+        raise problem
+
+    recorder = Recorder(tmp_path, ("shift", "representation"), 2, data)
+    recorder._measures[0] = (dataclasses.replace(recorder._measures[0][0], function=fails), recorder._measures[0][1])
+    train(SETTINGS, data, tmp_path, recorder=recorder)
+    rows = rows_of(tmp_path)
+    assert [(row["epoch"], str(problem) in row["error"]) for row in rows if row["measure"] == "shift"] == [
+        ("0", True), ("2", True), ("4", True),
+    ]  # fmt: skip
+    assert {row["error"] for row in rows if row["measure"] == "representation"} == {""}
 
 
 def test_unknown_measures_and_settings_are_refused_at_once(data: Data, tmp_path: Path) -> None:
