@@ -5,5 +5,5 @@ set -euo pipefail
 out=${2:-runs/cifar10-cpu}
 ssa-analyze study studies/cifar10-cpu.toml --data-root "$1" --no-download --out "$out" --workers 2
 mkdir -p docs/study/cifar10-cpu
-for name in verdicts predictions; do cp "$out/report/tables/$name.csv" "docs/study/cifar10-cpu/$name.csv"; done
+for name in summary verdicts predictions; do cp "$out/report/tables/$name.csv" "docs/study/cifar10-cpu/$name.csv"; done
 for name in score_scatter method_contrasts; do cp "$out/report/figures/$name.png" "docs/study/cifar10-cpu/$name.png"; done

@@ -4,7 +4,7 @@
 set -euo pipefail
 out=${1:-runs/digits}
 ssa-analyze study studies/digits.toml --out "$out" --workers 2
-for name in verdicts predictions; do cp "$out/report/tables/$name.csv" "docs/study/digits/$name.csv"; done
+for name in summary verdicts predictions; do cp "$out/report/tables/$name.csv" "docs/study/digits/$name.csv"; done
 ssa-analyze link "$out/scores.db" --json \
   --scores curvature.lambda_max,curvature.trace,flatness.worst_case,flatness.average_case,flatness.adaptive_worst_case,flatness.adaptive_average_case,flatness.relative_flatness,flatness.fisher_rao,shift.gaussian_w2,shift.mmd2_difference,shift.alignment_gap,shift.loss_gap,robustness.mean_error,representation.alignment,representation.uniformity,representation.effective_rank,representation.feature_rank,representation.contrastive_loss,representation.weight_norm \
   > docs/study/digits/links.json

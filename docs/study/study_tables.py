@@ -1,4 +1,4 @@
-"""Fills the table of verdicts and the numbers of digits.md from the study's tables: ``python docs/study/digits_table.py``."""
+"""Prints the table of verdicts and the numbers that the pages of the studies name: ``python docs/study/study_tables.py``."""
 
 from __future__ import annotations
 
@@ -28,11 +28,19 @@ def verdict_rows(name: str) -> str:
     return "\n".join(lines)
 
 
+def accuracies(name: str) -> str:
+    """The range of probe accuracies, and their mean for each method."""
+    table = pd.read_csv(HERE / name / "summary.csv")
+    accuracy = table["probe accuracy"].str.split(" ").str[0].astype(float)
+    means = ", ".join(f"{method} {value:.3f}" for method, value in accuracy.groupby(table["method"]).mean().items())
+    return f"{len(table)} checkpoints, probe accuracy {accuracy.min():.2f} to {accuracy.max():.2f}; means: {means}"
+
+
 def main() -> None:
     """Print the rows, and the numbers that the text names."""
     for name in ("digits", "cifar10-cpu"):
         if (HERE / name / "verdicts.csv").is_file():
-            print(f"## {name}\n{verdict_rows(name)}\n")
+            print(f"## {name}\n{accuracies(name)}\n{verdict_rows(name)}\n")
             found = pd.read_csv(HERE / name / "predictions.csv")
             for row in found.itertuples():
                 print(f"{row.predictor}, a {row._2} left out: R2 {interval(row.R2, row.R2_low, row.R2_high)}")
