@@ -41,7 +41,7 @@ def command(
     """
     import torch
     from ssa_analysis.reports.figures.robustness import contact_sheet  # matplotlib only once there is something to draw
-    from ssa_analysis.reports.html import figure_bytes
+    from ssa_analysis.reports.html import write_figure
     from ssa_analysis.reports.tables import safe_csv
 
     settings = RobustnessSettings(
@@ -62,8 +62,7 @@ def command(
         rows.append({"corruption": name, **{f"severity {s}": d for s, d in zip(SEVERITIES, distances, strict=True)}})
     table = pd.DataFrame(rows)
     figure = contact_sheet(tiles, clean[:shown].permute(0, 2, 3, 1).numpy(), twins.origin)
-    for kind in ("png", "pdf"):
-        write_atomically(folder / f"corruptions.{kind}", figure_bytes(figure, kind))
+    write_figure(figure, folder, "corruptions")
     write_atomically(folder / "corruptions.csv", safe_csv(table.assign(images=twins.origin)).encode())
     click.echo(f"mean distance from the clean image in levels of 255, over {len(at)} images{in_brackets(twins.origin)}")
     click.echo(table.to_string(index=False, float_format=lambda v: f"{v:.1f}"))

@@ -56,7 +56,7 @@ def command(
     Example:
       ssa-analyze views runs/a/last.pt --data cifar10 --out advice/
     """
-    from ssa_analysis.reports.html import figure_bytes  # matplotlib only once there is something to draw
+    from ssa_analysis.reports.html import write_figure  # matplotlib only once there is something to draw
 
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
     device = resolve_device(device)
@@ -89,9 +89,8 @@ def command(
 
         frame = score_frame(summary.scores, by_path)
         for name, figure in (("ranking", views_ranking(frame)), ("strength", shift_against_strength(frame))):
-            for kind in ("png", "pdf"):
-                if figure is not None:
-                    write_atomically(folder / f"{name}.{kind}", figure_bytes(figure, kind))
+            if figure is not None:
+                write_figure(figure, folder, name)
         tables = [variant_table(scores).assign(checkpoint=label) for label, scores in _grouped(summary.scores, by_path).items()]
         write_atomically(folder / "views.csv", safe_csv(pd.concat(tables)).encode())
         say(f"wrote {folder / 'ranking.png'}, {folder / 'strength.png'}, {folder / 'views.csv'}")

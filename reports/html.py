@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -36,6 +37,9 @@ from ssa_analysis.measures import MEASURES
 from ssa_analysis.running.store import Store
 from ssa_analysis.version import __version__
 
+FILE_KINDS = ("png", "pdf")
+DPI = 150
+
 
 @dataclass(frozen=True)
 class Section:
@@ -47,16 +51,35 @@ class Section:
     svg: str  # base64
 
 
-def figure_bytes(figure: Figure, kind: str) -> bytes:
-    """A figure as ``png``, ``pdf`` or ``svg``; the same figure always gives the same bytes."""
-    stream = io.BytesIO()
-    # dates would make two reports of one store differ
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+def figure_files(figure: Figure, kinds: Sequence[str]) -> dict[str, bytes]:
+    """A figure as ``png``, ``pdf`` or ``svg``, by kind; the same figure always gives the same bytes.
+
+    The layout is worked out once and stays: for each file anew it would take longer than to draw them.
+    """
+    files = {}
     with styled(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*constrained_layout not applied.*")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the tables spell such names out
-        figure.savefig(stream, format=kind, dpi=150, metadata=metadata)
-    return stream.getvalue()
+        figure.set_dpi(DPI)
+        figure.draw_without_rendering()
+        # with a layout engine, even "none", every file is drawn twice; without this setting it would come back
+        with mpl.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
+            for kind in kinds:
+                stream = io.BytesIO()
+                # dates would make two reports of one store differ
+                metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+                figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
+                files[kind] = stream.getvalue()
+    return files
+
+
+def write_figure(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = FILE_KINDS) -> dict[str, bytes]:
+    """Write ``folder/name.png`` and ``.pdf``; returns the figure in all the ``kinds`` asked for."""
+    files = figure_files(figure, kinds)
+    for kind in FILE_KINDS:
+        write_atomically(folder / f"{name}.{kind}", files[kind])
+    return files
 
 
 def _cell(value: Any) -> str:
@@ -134,9 +157,7 @@ def write_report(
         figure = entry.draw(frame)
         if figure is None:
             continue
-        for kind in ("png", "pdf"):
-            write_atomically(figure_folder / f"{entry.name}.{kind}", figure_bytes(figure, kind))
-        svg = base64.b64encode(figure_bytes(figure, "svg")).decode()
+        svg = base64.b64encode(write_figure(figure, figure_folder, entry.name, (*FILE_KINDS, "svg"))["svg"]).decode()
         sections.append(Section(entry.name, entry.title, entry.caption, svg))
     on_step("tables")
     tables = {
