@@ -11,10 +11,10 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as t_law
 
 from ssa_analysis.linking.resampling import exchanges, permutation_p, permutations_of
 from ssa_analysis.linking.table import Design
+from ssa_analysis.numerics.laws import student_quantile
 from ssa_analysis.numerics.resampling import Interval, jackknife_stderr
 
 
@@ -71,7 +71,7 @@ def granulated_kendall(x: np.ndarray, y: np.ndarray, design: Design) -> Granulat
         psi = Interval(value, float("nan"), float("nan"), float("nan"))
     else:
         error = jackknife_stderr(np.array(means))
-        reach = float(t_law.ppf(0.975, count - 1)) * error
+        reach = student_quantile(0.975, count - 1) * error
         psi = Interval(value, error, max(-1.0, value - reach), min(1.0, value + reach))
     return Granulated(psi, settings, {name: len(lines[name]) for name in settings})
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as t_law
 
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.linking.links import MINIMUM, target_values
@@ -22,6 +21,7 @@ from ssa_analysis.linking.partial import Controls, control_matrix, partial_spear
 from ssa_analysis.linking.rank import weighted_ranks
 from ssa_analysis.linking.resampling import configuration_weights, holm, percentile_interval, permutation_p, permutations_of
 from ssa_analysis.linking.table import Design, design_of, wide_table
+from ssa_analysis.numerics.laws import student_p
 from ssa_analysis.numerics.resampling import Interval, mean_interval
 from ssa_analysis.training.settings import METHODS
 
@@ -274,7 +274,7 @@ def _mean_evidence(
     what = effect if over_cells else f"{effect} (over the seeds of one configuration)"
     count = len(np.unique(cells)) if over_cells else len(values)
     ratio = abs(interval.value) / interval.stderr if interval.stderr > 0 else math.inf if interval.value else 0.0
-    return Evidence(hypothesis, score, claim, what, sign, interval, float(2 * t_law.sf(ratio, count - 1)), count)
+    return Evidence(hypothesis, score, claim, what, sign, interval, student_p(ratio, count - 1), count)
 
 
 def mean_over_cells(values: np.ndarray, cells: np.ndarray) -> tuple[Interval, bool]:
@@ -292,8 +292,8 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     rows: list[Mapping[str, object]] = []
     for verdict in verdicts:
         for row in verdict.evidence:
-            about = {"hypothesis": row.hypothesis, "score": row.score, "claim": row.claim, "effect": row.effect}
-            number = {"value": row.interval.value, "low": row.interval.low, "high": row.interval.high}
-            test = {"p": row.p, "p_holm": row.p_holm, "units": row.units, "verdict": row.verdict}
-            rows.append({**about, **number, **test, "on the whole": verdict.verdict})
+            found = {"hypothesis": row.hypothesis, "score": row.score, "verdict": row.verdict, "value": row.interval.value}
+            sure = {"low": row.interval.low, "high": row.interval.high, "p": row.p, "p_holm": row.p_holm, "units": row.units}
+            words = {"claim": row.claim, "effect": row.effect, "on the whole": verdict.verdict}
+            rows.append({**found, **sure, **words})
     return pd.DataFrame(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from scipy.stats import norm
+from ssa_analysis.numerics.laws import normal_quantile
 
 
 def checkpoints_needed(rho: float, *, alpha: float = 0.05, power: float = 0.8, design_effect: float = 1.0) -> float:
@@ -19,5 +19,5 @@ def checkpoints_needed(rho: float, *, alpha: float = 0.05, power: float = 0.8, d
     if not math.isfinite(rho) or rho == 0:
         return math.inf
     z = math.atanh(min(abs(rho), 1 - 1e-9))
-    reach = float(norm.ppf(1 - alpha / 2) + norm.ppf(power))
+    reach = normal_quantile(1 - alpha / 2) + normal_quantile(power)
     return max(4.0, math.ceil(design_effect * (3 + (1 + rho**2 / 2) * (reach / z) ** 2)))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
+from ssa_analysis.linking.rank import weighted_pearson, weighted_ranks
 from ssa_analysis.linking.resampling import configuration_weights, percentile_interval
 from ssa_analysis.linking.table import Design
 from ssa_analysis.numerics.resampling import Interval
@@ -144,11 +144,17 @@ def predictions(
                 name, columns, leave_out, len(target),
                 percentile_interval(float(r2), 1 - (weights @ squared) / (weights @ total), design.configurations),
                 percentile_interval(float(absolute.mean()), (weights @ absolute) / weights.sum(1), design.configurations),
-                float(spearmanr(predicted, target).statistic) if np.ptp(predicted) > 0 else float("nan"),
+                _spearman(predicted, target),
                 predicted, target,
             )
         )  # fmt: skip
     return found
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """NaN where one of them is constant."""
+    ones = np.ones((1, len(x)))
+    return float(weighted_pearson(weighted_ranks(x, ones), weighted_ranks(y, ones), ones)[0])
 
 
 def prediction_table(found: Sequence[Prediction]) -> pd.DataFrame:

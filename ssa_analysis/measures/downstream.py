@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import t as t_law
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -16,6 +15,7 @@ from ssa_analysis.measures.base import MeasureSettings, measure, split_features
 from ssa_analysis.measures.probing import NEIGHBOURS, TEMPERATURE, few_label_probe, fit_probe
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.classifiers import accuracy, knn_predict
+from ssa_analysis.numerics.laws import student_quantile
 from ssa_analysis.numerics.resampling import mean_interval, wilson_interval
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.score import Score
@@ -93,7 +93,7 @@ def _few_labels(encoder: Encoder, data: Data, share: float, settings: Downstream
     correct = torch.stack([accuracy(probe.logits(h), y) for probe, _ in probes]).double()
     over_images, over_draws = mean_interval(correct.mean(0).numpy()), mean_interval(correct.mean(1).numpy())
     error = math.hypot(over_images.stderr, over_draws.stderr)
-    reach = float(t_law.ppf(0.975, settings.draws - 1)) * over_draws.stderr
+    reach = student_quantile(0.975, settings.draws - 1) * over_draws.stderr
     low, high = (over_images.value + sign * math.hypot(1.96 * over_images.stderr, reach) for sign in (-1, 1))
     return Score(
         "downstream", f"probe_accuracy_{round(100 * share)}pct", over_images.value, "share", error, max(0.0, low), min(1.0, high),

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from ssa_analysis.data.datasets import Data
@@ -34,6 +33,7 @@ from ssa_analysis.measures.pair_laws import LEAST_GROUPS, LEAST_PAIRS, SPLIT, Pa
 from ssa_analysis.models.encoder import Encoder, in_batches
 from ssa_analysis.numerics.bures import extrapolated, pair_gaussian_w2
 from ssa_analysis.numerics.decomposition import Influenced, ideal_alignment, mean_of, uniformity
+from ssa_analysis.numerics.laws import normal_quantile
 from ssa_analysis.numerics.resampling import Interval, group_jackknife, jackknife_stderr
 from ssa_analysis.numerics.seeding import derive_seed, generator
 from ssa_analysis.progress import LoggedProgress
@@ -202,7 +202,7 @@ def _difference(one: _Measured, other: _Measured, level: float = 0.95) -> Interv
     value = one.shift.value - other.shift.value
     pieces = [jackknife_stderr(a - b) for a, b in zip(one.without, other.without, strict=True)]
     stderr = float(np.sqrt(np.square(pieces).sum()))
-    reach = float(norm.ppf((1 + level) / 2)) * stderr
+    reach = normal_quantile((1 + level) / 2) * stderr
     return Interval(value, stderr, value - reach, value + reach)
 
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.registry import unknown_name
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import BasicBlock, Bottleneck
 
 STEMS = ("cifar", "imagenet")
 
@@ -93,11 +96,20 @@ class Architecture:
     build: Callable[[int, str], nn.Module]
 
 
+def _resnet(block: str, depths: tuple[int, ...]) -> Callable[[int, str], nn.Module]:
+    def build(width: int, stem: str) -> nn.Module:
+        from torchvision.models import resnet  # takes two seconds to import
+
+        return ResNet(getattr(resnet, block), depths, width, stem)
+
+    return build
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "convnet": Architecture("three convolutions, for small images and quick trials", 16, lambda width, stem: ConvNet(width)),
-    "resnet18": Architecture("ResNet-18", 64, lambda width, stem: ResNet(BasicBlock, (2, 2, 2, 2), width, stem)),
-    "resnet34": Architecture("ResNet-34", 64, lambda width, stem: ResNet(BasicBlock, (3, 4, 6, 3), width, stem)),
-    "resnet50": Architecture("ResNet-50", 64, lambda width, stem: ResNet(Bottleneck, (3, 4, 6, 3), width, stem)),
+    "resnet18": Architecture("ResNet-18", 64, _resnet("BasicBlock", (2, 2, 2, 2))),
+    "resnet34": Architecture("ResNet-34", 64, _resnet("BasicBlock", (3, 4, 6, 3))),
+    "resnet50": Architecture("ResNet-50", 64, _resnet("Bottleneck", (3, 4, 6, 3))),
 }
 
 

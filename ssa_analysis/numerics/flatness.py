@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import t as t_law
 from torch import Tensor
 
 from ssa_analysis.numerics.hessian import CurvatureOperator, flatten, perturbed
 from ssa_analysis.numerics.lanczos import random_vector
+from ssa_analysis.numerics.laws import student_quantile
 from ssa_analysis.numerics.resampling import Interval
 from ssa_analysis.numerics.seeding import derive_seed, generator
 
@@ -233,7 +233,7 @@ def _at_crossing(rises: np.ndarray, means: dict[float, float], sigma: float, tar
         slope = max(math.log(means[near] / means[sigma]) / math.log(near / sigma), 1e-3)
     value = sigma * (target / means[sigma]) ** (1 / slope)
     error = float(rises.std(ddof=1) / math.sqrt(len(rises)) / (means[sigma] * slope))
-    reach = float(t_law.ppf(0.975, len(rises) - 1)) * error
+    reach = student_quantile(0.975, len(rises) - 1) * error
     return Interval(value, value * error, value * math.exp(-reach), value * math.exp(reach))
 
 

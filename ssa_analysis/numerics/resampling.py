@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as t_law
+
+from ssa_analysis.numerics.laws import normal_quantile, student_quantile
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def group_jackknife(
         kept = [np.sort(np.setdiff1d(every[number], part, assume_unique=True)) for part in parts]
         without.append(np.array([statistic([*every[:number], keep, *every[number + 1 :]]) for keep in kept]))
     stderr = float(np.sqrt(sum(jackknife_stderr(values) ** 2 for values in without)))
-    reach = float(t_law.ppf(0.975, min(len(w) for w in without) - 1)) * stderr
+    reach = student_quantile(0.975, min(len(w) for w in without) - 1) * stderr
     return Interval(value, stderr, value - reach, value + reach), without
 
 
@@ -95,7 +95,7 @@ def student_reach(count: int) -> float:
 
     NaN for a single value.
     """
-    return float(t_law.ppf(0.975, count - 1) / np.sqrt(count)) if count > 1 else float("nan")
+    return float(student_quantile(0.975, count - 1) / np.sqrt(count)) if count > 1 else float("nan")
 
 
 def mean_interval(values: np.ndarray) -> Interval:
@@ -110,7 +110,7 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interva
     """Wilson's score interval of a proportion (Wilson 1927); the standard error is the binomial one."""
     if trials < 1:
         raise ValueError("a proportion needs at least one trial")
-    z = float(norm.ppf((1 + level) / 2))
+    z = normal_quantile((1 + level) / 2)
     share = successes / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.stats import t as t_law
 from torch import Tensor
 
 from ssa_analysis.numerics.lanczos import Eigenpairs, Krylov, MatVec, eigenpairs, error_estimates, krylov_space, random_vector
+from ssa_analysis.numerics.laws import student_quantile
 from ssa_analysis.numerics.quadrature import Density, Quadrature, Rule, averaged_gauss, negative_mass, spectral_density
 from ssa_analysis.numerics.resampling import Interval, exactly, mean_interval
 
@@ -179,7 +179,7 @@ class _Moments:
             return exactly(self.known)
         value = self.known + float(np.mean(self.traces))
         stderr, freedom = self._trace_spread()
-        reach = float(t_law.ppf(0.975, freedom)) * stderr
+        reach = student_quantile(0.975, freedom) * stderr
         return Interval(value, stderr, value - reach, value + reach)
 
     @property

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment, linprog
 from scipy.sparse import coo_matrix
-from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from ssa_analysis.errors import MeasureError
@@ -28,6 +27,8 @@ def wasserstein_1d(
     x: np.ndarray, y: np.ndarray, x_weights: np.ndarray | None = None, y_weights: np.ndarray | None = None
 ) -> float:
     """``W_1`` between two samples on the line, exactly (area between the distribution functions)."""
+    from scipy.stats import wasserstein_distance  # takes a second to import
+
     return float(wasserstein_distance(x, y, x_weights, y_weights))
 
 
