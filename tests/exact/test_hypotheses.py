@@ -102,10 +102,10 @@ def test_the_numbers_of_a_link_are_scipys_and_its_design_s() -> None:
 
 
 def test_the_p_value_within_groups_is_of_exchanges_within_groups() -> None:
-    frame = study()
-    (link,) = link_scores(frame, "downstream.probe_accuracy", scores=["shift.gaussian_w2"], permutations=299, seed=3)
+    frame = study(noise=0.003)
+    (link,) = link_scores(frame, "downstream.probe_accuracy", scores=["robustness.mean_error"], permutations=299, seed=3)
     wide = wide_table(frame)
-    x, y = wide["shift.gaussian_w2"].to_numpy(), wide["downstream.probe_accuracy"].to_numpy()
+    x, y = wide["robustness.mean_error"].to_numpy(), wide["downstream.probe_accuracy"].to_numpy()
     design = design_of(frame, list(wide.index))
     groups, ones = design.groups(["lr"]), np.ones((1, 72))
     null = [within_groups(x, y[order], groups, ones)[0] for order in permutations_of(design, 299, 3, groups)]
@@ -283,6 +283,11 @@ def test_predictions_tell_a_useful_score_from_a_useless_one() -> None:
         assert found["bad", groups].r2.value < 0.2
         assert found["good", groups].r2.low < found["good", groups].r2.value < found["good", groups].r2.high
         assert found["good", groups].error.value < 0.02
+        left_out = design.configuration if groups == "configuration" else design.method
+        others = np.array([target[left_out != g].mean() for g in left_out])  # what one would say without a score
+        for name in ("good", "bad"):
+            rest = np.square(target - found[name, groups].predicted).sum() / np.square(target - others).sum()
+            assert found[name, groups].r2.value == pytest.approx(1 - rest, rel=1e-12)
     assert found[SETTINGS, "configuration"].r2.value > 0.5  # the rate explains the most of it
 
 
