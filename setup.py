@@ -35,7 +35,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.14"],
     "peers": ["curvlinops-for-pytorch>=3.0"],
     "ray": ["ray>=2.10"],
-    "slurm": ["submitit>=1.5"],
+    "slurm": ["submitit>=1.5.1"],
 }
 EXTRAS["test"] = [
     "pytest>=8.2",

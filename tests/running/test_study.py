@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from ssa_analysis.running.plan import Cell, CellResult, loaded_data
 from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store
 from ssa_analysis.running.study import Study, expand_grid, read_study, study_from_dict
-from ssa_analysis.running.study_run import StudyFolder, missing_runs, score_missing, study_cells, train_missing
+from ssa_analysis.running.study_run import StudyFolder, is_trained, missing_runs, score_missing, study_cells, train_missing
 from ssa_analysis.score import Score
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
@@ -181,6 +182,19 @@ def test_a_study_that_was_killed_goes_on_and_ends_as_an_unbroken_one(unbroken: t
     pd.testing.assert_series_equal(both["value"], both["value_whole"], check_names=False)
 
 
+def test_only_a_run_at_its_last_epoch_is_trained(unbroken: tuple[Study, StudyFolder], tmp_path: Path) -> None:
+    study, folder = unbroken
+    run = study.runs[0]
+    path = folder.checkpoint(run)
+    assert is_trained(path, run.settings)
+    assert not is_trained(path, dataclasses.replace(run.settings, lr=0.3))
+    assert not is_trained(tmp_path / "none.pt", run.settings)
+    payload = torch.load(path, weights_only=True)
+    payload["training"]["epoch"] -= 1
+    torch.save(payload, tmp_path / "half.pt")
+    assert not is_trained(tmp_path / "half.pt", run.settings)
+
+
 def test_a_finished_study_has_nothing_left_to_do(unbroken: tuple[Study, StudyFolder]) -> None:
     study, folder = unbroken
     assert missing_runs(study, folder) == []
@@ -205,8 +219,6 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on(tmp_path: Path) -> Non
 
 
 def test_transfer_sets_are_probed(unbroken: tuple[Study, StudyFolder], tmp_path: Path) -> None:
-    import dataclasses
-
     study, folder = unbroken
     both = dataclasses.replace(study, transfer=(dataclasses.replace(study.data, subset=400),))
     plans = study_cells(both, folder)
