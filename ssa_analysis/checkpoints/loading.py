@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssa_analysis.checkpoints.containers import describe
 from ssa_analysis.checkpoints.layouts import LAYOUTS, Recognised, batchnorm_counters
 from ssa_analysis.checkpoints.own_model import OwnModel, recognise_own
 from ssa_analysis.checkpoints.reading import file_hash, first_line, read_file
@@ -129,7 +130,7 @@ def _fill(path: Path, found: Recognised) -> None:
         raise CheckpointError(f"{path}: does not fit {found.arch}: {'; '.join(parts)}")
     for key, tensor in found.tensors.items():
         if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path}: {key!r} is a {type(tensor).__name__}, not a tensor")
+            raise CheckpointError(f"{path}: {key!r} is a {describe(tensor)}, not a dense tensor")
         plain = tensor.layout == torch.strided and not tensor.is_meta
         if not plain or (expected[key].is_floating_point() and not tensor.is_floating_point()):
             what = f"{tensor.dtype} tensor, {'meta' if tensor.is_meta else tensor.layout}"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
-import re
-import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ssa_analysis.checkpoints.containers import read_torch
+from ssa_analysis.checkpoints.pickles import Refused, TooMuch
 from ssa_analysis.errors import CheckpointError, SettingsError
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".th", ".tar", ".bin", ".pkl", ".t7")
@@ -34,13 +32,13 @@ def _digest(stream: Any) -> str:
 
 
 def read_file(path: Path) -> Any:
-    """The content of a ``.safetensors`` file or a torch file: tensors and plain values, on the CPU.
+    """The content of a ``.safetensors`` file, a torch file or a pickle: tensors and plain values, on the CPU.
 
-    Torch files are read with ``weights_only``: a pickle that asks for anything but tensors and plain containers is
-    refused by the name of what it asks for, and nothing of it is executed.
+    Stricter than torch's ``weights_only``: no name in a pickle is looked up at all. Objects of other classes become inert
+    (:class:`~ssa_analysis.checkpoints.pickles.Foreign`); a file that wants a function called is refused by its name.
 
     Raises:
-        CheckpointError: missing, truncated, refused, or not a checkpoint.
+        CheckpointError: missing, truncated, refused, far larger inside than outside, or not a checkpoint.
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name a file in it")
@@ -51,11 +49,12 @@ def read_file(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on old pickles; what matters ends in the error below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: {_explain_refusal(str(error))}") from error
+        return read_torch(path)
+    except Refused as error:
+        what = f"the file asks to load {str(error)!r:.120}, which is not a tensor; nothing was executed"
+        raise CheckpointError(f"{path}: refused: {what}") from error
+    except TooMuch as error:
+        raise CheckpointError(f"{path}: refused: it describes far more than it holds, or more than can be read") from error
     except Exception as error:  # damaged bytes raise anything: struct.error, KeyError, RuntimeError, UnicodeDecodeError ...
         raise CheckpointError(f"{path}: truncated or not a torch checkpoint ({first_line(error)})") from error
 
@@ -66,14 +65,6 @@ def first_line(error: BaseException) -> str:
     if not lines or len(lines[0]) < 8:  # "101", say, explains nothing
         return f"{type(error).__name__} {lines[0] if lines else ''}".strip()
     return lines[0][:160]
-
-
-def _explain_refusal(message: str) -> str:
-    # torch writes "GLOBAL posix.system", and "GLOBAL exec" for builtins
-    found = re.search(r"(?:GLOBAL\s+`?|class\s+`?(?=\w+\.))([A-Za-z_]\w*(?:\.\w+)*)", message)
-    if found:
-        return f"refused: the file asks to load {found.group(1)!r}, which is not a tensor; nothing was executed"
-    return "truncated, or a pickle of something other than tensors; nothing was executed"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
