@@ -53,28 +53,28 @@ def test_what_measures_remember_of_other_weights_is_not_used(data: Data, tmp_pat
     """Neither of those before a record by the record, nor of those at a record by whoever measures later."""
     from ssa_analysis.training.loop import build_encoder
 
-    row, encoder = MEASURES.get("downstream"), build_encoder(SETTINGS, data).eval()
+    row, encoder = MEASURES.get("representation"), build_encoder(SETTINGS, data).eval()
 
-    def accuracy(of: object) -> float:
-        return next(s.value for s in row.function(of, data, row.settings(seed=0, draws=2)) if s.name == "knn_accuracy")
+    def rank(of: object) -> float:
+        return next(s.value for s in row.function(of, data, row.settings(seed=0, bootstrap=5)) if s.name == "effective_rank")
 
     def change() -> float:
         """New weights, and what a copy that remembers nothing scores."""
         with torch.no_grad():
             for p in encoder.parameters():
                 p.normal_(std=0.3)
-        return accuracy(copy.deepcopy(encoder))
+        return rank(copy.deepcopy(encoder))
 
-    recorder = Recorder(tmp_path, ("downstream",), 1, data, settings={"downstream": {"draws": 2}})
+    recorder = Recorder(tmp_path, ("representation",), 1, data, settings={"representation": {"bootstrap": 5}})
     recorder.keep_until(-1)
     torch.manual_seed(0)
-    before = accuracy(encoder)
+    before = rank(encoder)
     known = change()
     recorder(encoder, 1)
-    recorded = next(float(r["value"]) for r in rows_of(tmp_path) if r["name"] == "knn_accuracy")
+    recorded = next(float(r["value"]) for r in rows_of(tmp_path) if r["name"] == "effective_rank")
     assert recorded == known != before
     known = change()
-    assert accuracy(encoder) == known != recorded
+    assert rank(encoder) == known != recorded
 
 
 def test_recording_does_not_change_the_training(data: Data, tmp_path: Path) -> None:
