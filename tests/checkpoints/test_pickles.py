@@ -172,7 +172,6 @@ class Build:
         (sys, "importlib.import_module"),
         (io.BytesIO(b"x"), "_io.BytesIO"),
     ],
-    ids=str,
 )
 def test_what_does_something_is_refused_by_name(tmp_path: Path, content: Any, named: str) -> None:
     if content is sys:
