@@ -10,6 +10,12 @@ from ssa_analysis.cli.common import model_options, own_model
 
 from ssa_analysis.checkpoints.loading import LoadReport, load_checkpoint
 
+SURE = {
+    "certain": "certain: no other project writes such names",
+    "likely": "likely: by its names",
+    "guess": "a guess: many projects write such names",
+}
+
 
 @click.command()
 @click.argument("file", type=click.Path())
@@ -34,7 +40,7 @@ def describe(report: LoadReport) -> str:
     lines = [
         f"file         {report.path}",
         f"sha256       {report.sha256}",
-        f"layout       {report.layout}",
+        f"layout       {report.layout}{f' ({SURE[report.certainty]})' if report.certainty else ''}",
         f"encoder      {report.arch}",
         f"weights      {report.parameters:,} in {report.tensors} tensors, all placed, all finite",
         f"projector    {projector}",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssa_analysis.checkpoints.containers import describe
-from ssa_analysis.checkpoints.layouts import LAYOUTS, Recognised, batchnorm_counters
+from ssa_analysis.checkpoints.layouts import LAYOUTS, Recognised, find, recognise
 from ssa_analysis.checkpoints.own_model import OwnModel, recognise_own
 from ssa_analysis.checkpoints.reading import file_hash, first_line, read_file
 from ssa_analysis.errors import CheckpointError, SSAError
@@ -34,6 +36,8 @@ class LoadReport:
     left_over: dict[str, str]
     assumptions: list[str]
     training: dict[str, Any]
+    places: dict[str, str] = field(default_factory=dict)
+    certainty: str = ""
 
     @property
     def method(self) -> str:
@@ -76,14 +80,19 @@ def load_checkpoint(path: str | Path, model: OwnModel | None = None) -> LoadedCh
         left_over=found.left_over,
         assumptions=found.assumptions,
         training=found.training,
+        places=found.places,
+        certainty=LAYOUTS.get(name).certainty if model is None else "",
     )
     return LoadedCheckpoint(found.encoder.eval(), report)
 
 
 def _find_layout(path: Path, payload: Any) -> tuple[str, Recognised]:
     for name, layout in LAYOUTS:
-        if layout.matches(payload):
-            return name, _recognise(path, name, layout.recognise, payload)
+        if layout.matches is not None and layout.recognise is not None:
+            if layout.matches(payload):
+                return name, _recognise(path, name, partial(layout.recognise, payload))
+        elif (found := find(layout, payload)) is not None:
+            return name, _recognise(path, name, partial(recognise, layout, payload, found))
     hint = "or bring the architecture with --model path/to/file.py:function"
     raise CheckpointError(f"{path}: {_describe(payload)}; known layouts: {', '.join(LAYOUTS.names())}; {hint}")
 
@@ -97,9 +106,9 @@ def _own_model(path: Path, model: OwnModel, payload: Any) -> Recognised:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _recognise(path: Path, layout: str, recognise: Any, payload: Any) -> Recognised:
+def _recognise(path: Path, layout: str, build: Callable[[], Recognised]) -> Recognised:
     try:
-        found: Recognised = recognise(payload)
+        found = build()
     except SSAError as error:
         raise CheckpointError(f"{path}: looks like {layout}, but {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError) as error:
@@ -113,6 +122,11 @@ def _describe(payload: Any) -> str:
         return f"holds a {type(payload).__name__}, not a state dict"
     keys = [str(k) for k in payload][:4]
     return f"unknown layout (first keys: {', '.join(keys) or 'none'})"
+
+
+def batchnorm_counters(module: nn.Module) -> set[str]:
+    """Keys that old files may lack without harm: BatchNorm's step counters, which evaluation never reads."""
+    return {key for key in module.state_dict() if key.endswith("num_batches_tracked")}
 
 
 def _fill(path: Path, found: Recognised) -> None:

@@ -19,8 +19,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import math
-import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -34,19 +32,13 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from ssa_analysis.checkpoints.layouts import IMAGENET_MEAN, IMAGENET_STD, Recognised, unwrap
+from ssa_analysis.checkpoints.layouts import Recognised, unwrap
+from ssa_analysis.checkpoints.normalisation import NORMALISATIONS, parse_normalisation
 from ssa_analysis.checkpoints.reading import file_hash, first_line
 from ssa_analysis.errors import CheckpointError, MeasureError, SettingsError
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.registry import unknown_name
 
-NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
 _CLASSIFIERS = ("fc", "linear", "classifier", "head", "heads")
 _BACKBONES = ("backbone", "encoder")
 _PROJECTORS = ("projector", "projection_head", "projection")
@@ -89,26 +81,6 @@ def parse_model(text: str, normalise: str | None = None) -> OwnModel:
     if normalise is not None:
         parse_normalisation(normalise)
     return OwnModel(path, function, normalise, file_hash(Path(path)))
-
-
-def parse_normalisation(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """A name or ``m,m,m/s,s,s`` -> mean and standard deviation of each channel, for pixels in [0, 1].
-
-    >>> parse_normalisation("0.4,0.5,0.6/0.2,0.2,0.2")
-    ((0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
-    """
-    if text in NORMALISATIONS:
-        return NORMALISATIONS[text]
-    if not re.search(r"[,/]", text):
-        raise unknown_name("normalisation", text, [*NORMALISATIONS, "m,m,m/s,s,s"])
-    parts: list[tuple[float, ...]] = []
-    with suppress(ValueError):
-        parts = [tuple(float(x) for x in part.split(",")) for part in text.split("/")]
-    numbers = [x for part in parts for x in part]
-    if [len(part) for part in parts] != [3, 3] or not all(map(math.isfinite, numbers)) or min(parts[1]) <= 0:
-        raise SettingsError(f"normalisation {text!r}: write three means, a slash, three positive standard deviations, such as "
-                            "0.49,0.48,0.45/0.25,0.24,0.26")  # fmt: skip
-    return parts[0], parts[1]
 
 
 def recognise_own(model: OwnModel, payload: Any) -> Recognised:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.registry import unknown_name
@@ -17,7 +19,61 @@ from ssa_analysis.registry import unknown_name
 if TYPE_CHECKING:
     from torchvision.models.resnet import BasicBlock, Bottleneck
 
-STEMS = ("cifar", "imagenet")
+
+@dataclass(frozen=True)
+class Stem:
+    """What comes before the first block: a convolution with BatchNorm, a ReLU if ``relu``, a 3x3 max-pool if ``max_pool``."""
+
+    kernel: int = 7
+    stride: int = 2
+    padding: int = 3
+    max_pool: bool = True
+    relu: bool = True
+
+
+STEMS = {"cifar": Stem(3, 1, 1, max_pool=False), "imagenet": Stem()}
+SHORTCUTS = ("conv", "conv-bias", "pad", "none")
+
+
+@dataclass(frozen=True)
+class ResNetPlan:
+    """What a ResNet is built from.
+
+    Attributes:
+        bottleneck: blocks of three convolutions. depths: blocks in each stage. width: channels of the stem; planes: of the
+            first stage's blocks, doubled in each further one.
+        base_width, groups: of bottlenecks, as torchvision counts them (Wide ResNets, ResNeXts).
+        shortcut: where a block changes the shape: ``conv`` (1x1 with BatchNorm), ``conv-bias`` (1x1 with a bias and no
+            BatchNorm), ``pad`` (every second pixel, zeros for the new channels; He et al.'s option A), or ``none``: no block
+            has a skip connection at all.
+    """
+
+    bottleneck: bool
+    depths: tuple[int, ...]
+    width: int
+    stem: Stem = STEMS["imagenet"]
+    planes: int = 0
+    base_width: int = 64
+    groups: int = 1
+    shortcut: str = "conv"
+
+
+class _Pad(nn.Module):
+    """Option A of He et al. (2016): every second pixel, and zeros for the channels that are new."""
+
+    def __init__(self, more: int, stride: int) -> None:
+        super().__init__()
+        self.more, self.stride = more, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
+
+
+class _Nothing(nn.Module):
+    """A shortcut that adds nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros((), dtype=x.dtype, device=x.device)
 
 
 class ResNet(nn.Module):
@@ -26,23 +82,23 @@ class ResNet(nn.Module):
     The CIFAR stem is a 3x3 convolution of stride 1 without max-pooling (Chen et al. 2020, appendix B.9).
     """
 
-    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], width: int, stem: str) -> None:
+    def __init__(self, plan: ResNetPlan) -> None:
         super().__init__()
-        if stem not in STEMS:
-            raise unknown_name("stem", stem, list(STEMS))
-        self._channels = width
-        if stem == "cifar":
-            self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-            self.maxpool: nn.Module = nn.Identity()
-        else:
-            self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
-            self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.layer1 = self._stage(block, width, depths[0], 1)
-        self.layer2 = self._stage(block, 2 * width, depths[1], 2)
-        self.layer3 = self._stage(block, 4 * width, depths[2], 2)
-        self.layer4 = self._stage(block, 8 * width, depths[3], 2)
+        from torchvision.models import resnet  # takes two seconds to import
+
+        block: type[BasicBlock] | type[Bottleneck] = resnet.Bottleneck if plan.bottleneck else resnet.BasicBlock
+        if plan.shortcut not in SHORTCUTS:
+            raise unknown_name("shortcut", plan.shortcut, list(SHORTCUTS))
+        self.plan, stem = plan, plan.stem
+        self._channels = plan.width
+        self.conv1 = nn.Conv2d(3, plan.width, stem.kernel, stem.stride, stem.padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(plan.width)
+        self.relu: nn.Module = nn.ReLU(inplace=True) if stem.relu else nn.Identity()
+        self.maxpool: nn.Module = nn.MaxPool2d(3, 2, 1) if stem.max_pool else nn.Identity()
+        self.stages = [f"layer{number}" for number in range(1, len(plan.depths) + 1)]
+        for number, (name, depth) in enumerate(zip(self.stages, plan.depths, strict=True)):
+            planes = (plan.planes or plan.width) * 2**number
+            self.add_module(name, self._stage(block, planes, depth, 2 if number else 1))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.feature_dim = self._channels
         for module in self.modules():
@@ -50,19 +106,29 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def _stage(self, block: type[BasicBlock] | type[Bottleneck], planes: int, depth: int, stride: int) -> nn.Sequential:
-        out = planes * block.expansion
-        shortcut: nn.Module | None = None
-        if stride != 1 or self._channels != out:
-            shortcut = nn.Sequential(nn.Conv2d(self._channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-        # torchvision's width_per_group counts from 64; without groups the block's width is planes itself
-        layers: list[nn.Module] = [block(self._channels, planes, stride, shortcut)]
+        plan, out = self.plan, planes * block.expansion
+        shortcut = self._shortcut(out, stride) if stride != 1 or self._channels != out else None
+        more: dict[str, Any] = {"groups": plan.groups, "base_width": plan.base_width} if plan.bottleneck else {}
+        layers: list[nn.Module] = [block(self._channels, planes, stride, shortcut, **more)]
         self._channels = out
-        layers += [block(out, planes) for _ in range(1, depth)]
+        layers += [block(out, planes, **more) for _ in range(1, depth)]
+        if plan.shortcut == "none":
+            for layer in layers:
+                layer.downsample = _Nothing()
         return nn.Sequential(*layers)
+
+    def _shortcut(self, out: int, stride: int) -> nn.Module:
+        kind = self.plan.shortcut
+        if kind == "pad":
+            return _Pad(out - self._channels, stride)
+        if kind == "conv-bias":
+            return nn.Conv2d(self._channels, out, 1, stride)
+        return nn.Sequential(nn.Conv2d(self._channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for name in self.stages:
+            x = getattr(self, name)(x)
         features: Tensor = self.avgpool(x).flatten(1)
         return features
 
@@ -96,20 +162,20 @@ class Architecture:
     build: Callable[[int, str], nn.Module]
 
 
-def _resnet(block: str, depths: tuple[int, ...]) -> Callable[[int, str], nn.Module]:
+def _resnet(bottleneck: bool, depths: tuple[int, ...]) -> Callable[[int, str], nn.Module]:
     def build(width: int, stem: str) -> nn.Module:
-        from torchvision.models import resnet  # takes two seconds to import
-
-        return ResNet(getattr(resnet, block), depths, width, stem)
+        if stem not in STEMS:
+            raise unknown_name("stem", stem, list(STEMS))
+        return ResNet(ResNetPlan(bottleneck, depths, width, STEMS[stem]))
 
     return build
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "convnet": Architecture("three convolutions, for small images and quick trials", 16, lambda width, stem: ConvNet(width)),
-    "resnet18": Architecture("ResNet-18", 64, _resnet("BasicBlock", (2, 2, 2, 2))),
-    "resnet34": Architecture("ResNet-34", 64, _resnet("BasicBlock", (3, 4, 6, 3))),
-    "resnet50": Architecture("ResNet-50", 64, _resnet("Bottleneck", (3, 4, 6, 3))),
+    "resnet18": Architecture("ResNet-18", 64, _resnet(False, (2, 2, 2, 2))),
+    "resnet34": Architecture("ResNet-34", 64, _resnet(False, (3, 4, 6, 3))),
+    "resnet50": Architecture("ResNet-50", 64, _resnet(True, (3, 4, 6, 3))),
 }
 
 

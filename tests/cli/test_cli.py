@@ -467,7 +467,7 @@ class TestInspect:
         assert (ended.code, ended.err) == (0, "")
         fields = dict(re.split(r"  +", line, maxsplit=1) for line in ended.out.splitlines())
         assert fields["encoder"] == "convnet, width 4, cifar stem"
-        assert fields["layout"] == "ssa-analyze"
+        assert fields["layout"] == "ssa-analyze (certain: no other project writes such names)"
         assert fields["projector"] == "yes"
         assert fields["trained"] == "simclr on digits, epoch 2 of 2"
 

@@ -1,0 +1,180 @@
+"""Architectures from their tensors: what the shapes say, and the recipe where they do not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ssa_analysis.checkpoints.layouts.row import Recipe
+from ssa_analysis.errors import CheckpointError
+from ssa_analysis.models.backbones import ResNet, ResNetPlan, Stem
+from ssa_analysis.models.small import ConvEncoder, LeNet, PixelMLP
+
+Built = tuple[nn.Module, str, list[str]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How an architecture is rebuilt: a module whose state dict has the names of the tensors, what it is, what was assumed.
+
+    Attributes:
+        names: from names of the tensors to those of the module, where they depend on all of them.
+    """
+
+    build: Callable[[Mapping[str, Tensor], Recipe], Built]
+    names: Callable[[Mapping[str, Tensor]], dict[str, str]] | None = None
+
+
+_NAMES: dict[tuple[tuple[int, ...], bool], str] = {
+    ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34", ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101", ((3, 8, 36, 3), True): "resnet152",
+}  # fmt: skip
+
+
+def _counted(names: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Blocks in each stage ``layer1``, ``layer2``, ..."""
+    blocks: dict[int, set[int]] = {}
+    for name in names:
+        if match := re.match(r"layer(\d)\.(\d+)\.", name):
+            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+    stages = sorted(blocks)
+    if stages != list(range(1, len(stages) + 1)) or any(found != set(range(len(found))) for found in blocks.values()):
+        raise CheckpointError("the blocks of its ResNet are not numbered one after the other")
+    return tuple(len(blocks[stage]) for stage in stages)
+
+
+def _stem(kernel: int, recipe: Recipe) -> tuple[Stem, list[str]]:
+    """The stem, and what of it was assumed."""
+    usual = {3: Stem(3, 1, 1, max_pool=False), 7: Stem()}.get(kernel)
+    if usual is None and None in (recipe.stem_stride, recipe.stem_padding, recipe.max_pool):
+        raise CheckpointError(
+            f"a stem of kernel {kernel} is not known: 3 (CIFAR) or 7 (ImageNet); say stem_stride, stem_padding and max_pool"
+        )
+    usual = usual or Stem(kernel)
+    stem = Stem(
+        kernel,
+        usual.stride if recipe.stem_stride is None else recipe.stem_stride,
+        usual.padding if recipe.stem_padding is None else recipe.stem_padding,
+        usual.max_pool if recipe.max_pool is None else recipe.max_pool,
+        recipe.stem_relu,
+    )
+    if stem == Stem():
+        return stem, []
+    pool = "with" if stem.max_pool else "without"
+    relu = "" if stem.relu else ", without the usual ReLU after it"
+    said = f"{kernel}x{kernel} stem of stride {stem.stride}, padding {stem.padding}, {pool} max-pooling{relu}"
+    return stem, [f"{said} (the file does not say)"]
+
+
+def resnet(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
+    """ResNets with torchvision's names: ``conv1``, ``bn1``, ``layerN.M.convK``, ``layerN.0.downsample``."""
+    depths = _counted(tensors)
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    weight = tensors["conv1.weight"]
+    width, kernel = int(weight.shape[0]), int(weight.shape[-1])
+    first = tensors["layer1.0.conv1.weight"]
+    if weight.ndim != 4 or first.ndim != 4:
+        raise CheckpointError("its first convolutions are no convolutions of images")
+    planes = int(tensors["layer1.0.conv3.weight"].shape[0]) // 4 if bottleneck else int(first.shape[0])
+    groups, base_width = 1, 64
+    if bottleneck:
+        inner, each = tensors["layer1.0.conv2.weight"].shape[:2]
+        groups = max(1, int(inner) // max(1, int(each)))
+        base_width = 64 * int(inner) // max(1, planes * groups)
+    stem, assumed = _stem(kernel, recipe)
+    shortcut = _shortcut(tensors, recipe)
+    if shortcut in ("pad", "none"):
+        skipped = "shortcuts without weights (option A)" if shortcut == "pad" else "no skip connections"
+        assumed.append(f"{skipped} (the file does not say)")
+    plan = ResNetPlan(bottleneck, depths, width, stem, planes, base_width, groups, shortcut)
+    name = _NAMES.get((depths, bottleneck))
+    if name is None and not bottleneck and len(depths) == 3 and len(set(depths)) == 1:
+        name = f"resnet{6 * depths[0] + 2}"
+    if name is None:
+        name = f"resnet of {'bottleneck' if bottleneck else 'basic'} blocks {depths}"
+    if groups > 1 or base_width != 64:
+        name += f" ({groups} groups of base width {base_width})"
+    stem_name = {3: "cifar", 7: "imagenet"}.get(kernel, f"{kernel}x{kernel}")
+    return ResNet(plan), f"{name}, width {width}, {stem_name} stem", assumed
+
+
+def _shortcut(tensors: Mapping[str, Tensor], recipe: Recipe) -> str:
+    names = {name for name in tensors if re.match(r"layer\d\.0\.downsample\.", name)}
+    if any(name.endswith("downsample.0.weight") for name in names):
+        return "conv"
+    if any(name.endswith("downsample.weight") for name in names):
+        return "conv-bias"
+    return recipe.shortcut or "conv"
+
+
+def staged(names: Mapping[str, Tensor]) -> dict[str, str]:
+    """``blocks.N.REST``, numbered through all stages -> ``layerS.M.REST``: a block with a ``downsample`` begins the next."""
+    stage_of = stages_of(names)
+    return {name: _staged_name(name, stage_of) for name in names}
+
+
+def stages_of(names: Mapping[str, object]) -> dict[int, tuple[int, int]]:
+    """Number of a block -> its stage, from 1, and its place in it."""
+    numbers = sorted({int(m[1]) for name in names if (m := re.match(r"blocks\.(\d+)\.", name))})
+    begins = {int(m[1]) for name in names if (m := re.match(r"blocks\.(\d+)\.downsample\.", name))}
+    found, stage, place = {}, 1, 0
+    for number in numbers:
+        if number in begins and number:
+            stage, place = stage + 1, 0
+        found[number] = stage, place
+        place += 1
+    return found
+
+
+def _staged_name(name: str, stage_of: Mapping[int, tuple[int, int]]) -> str:
+    match = re.match(r"blocks\.(\d+)\.(.*)", name)
+    if match is None:
+        return name
+    stage, place = stage_of[int(match[1])]
+    return f"layer{stage}.{place}.{match[2]}"
+
+
+def lenet(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
+    """Two 5x5 convolutions with max-pooling and two hidden linear layers, for images of 32 pixels."""
+    sizes = [int(tensors[f"{name}.weight"].shape[0]) for name in ("conv1", "conv2", "fc1", "fc2")]
+    return LeNet(*sizes), "lenet", ["ReLU and 2x2 max-pooling after each convolution (the file does not say)"]
+
+
+def pixel_mlp(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
+    """Linear layers ``layers.0``, ``layers.2``, ... on the pixels of the first channel."""
+    weights = [tensors[name] for name in sorted(tensors, key=_number) if name.endswith("weight")]
+    sizes = [int(weights[0].shape[1]), *(int(weight.shape[0]) for weight in weights)]
+    side = round(sizes[0] ** 0.5)
+    if side * side != sizes[0]:
+        raise CheckpointError(f"its first layer takes {sizes[0]} numbers, which are no square image of one channel")
+    names = "-".join(map(str, sizes))
+    return PixelMLP(sizes), f"mlp {names}", [f"grey images of {side} pixels, ReLU between the layers (the file does not say)"]
+
+
+def conv_encoder(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
+    """3x3 convolutions of stride 2 and 1 in turn with GELU between them, then a linear layer: ``net.N``."""
+    numbers = sorted({_number(name) for name in tensors})
+    weights = [tensors[f"net.{number}.weight"] for number in numbers]
+    channels = [int(weights[0].shape[1]), *(int(weight.shape[0]) for weight in weights[:-1])]
+    encoder = ConvEncoder(channels, int(weights[-1].shape[0]), int(weights[-1].shape[1]))
+    said = "strides 2 and 1 in turn, GELU after each convolution (the file does not say)"
+    return encoder, f"conv encoder {'-'.join(map(str, channels))}, {len(weights[-1])} features", [said]
+
+
+def _number(name: str) -> int:
+    match = re.search(r"\.(\d+)\.", name)
+    if match is None:
+        raise CheckpointError(f"a layer {name!r} without a number")
+    return int(match[1])
+
+
+FAMILIES: dict[str, Family] = {
+    "resnet": Family(resnet),
+    "flat-resnet": Family(resnet, staged),
+    "lenet": Family(lenet),
+    "pixel-mlp": Family(pixel_mlp),
+    "conv-encoder": Family(conv_encoder),
+}

@@ -1,0 +1,256 @@
+"""Files as the projects write them: features and embedding are those of the project's own module, to 1e-5.
+
+The modules are built as each project builds them (torchvision's ResNets with the project's stem and heads), and saved under the
+names that its code gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ssa_analysis.checkpoints.layouts import LAYOUTS
+from ssa_analysis.checkpoints.layouts.build import check_table
+from ssa_analysis.checkpoints.layouts.heads import build_head
+from ssa_analysis.checkpoints.loading import LoadedCheckpoint, load_checkpoint
+from ssa_analysis.checkpoints.normalisation import NORMALISATIONS
+from ssa_analysis.errors import CheckpointError
+from ssa_analysis.numerics.seeding import seeded
+
+
+@dataclass
+class Case:
+    """A project's file and its own module.
+
+    Attributes:
+        trunk: normalised images -> features. head: features -> embedding, before its norm; None without one.
+        content: what the project saves. left: keys of the file that must be told as left over.
+    """
+
+    layout: str
+    trunk: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor] | None
+    content: Any
+    normalisation: str = "imagenet"
+    left: set[str] = field(default_factory=set)
+
+
+def lived_in(module: nn.Module) -> nn.Module:
+    """Running statistics as after a training, in evaluation mode."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            part.running_mean.uniform_(-0.2, 0.2)  # type: ignore[union-attr]
+            part.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
+    return module.eval()
+
+
+def resnet(name: str = "resnet18", stem: str = "imagenet", head: nn.Module | None = None) -> nn.Module:
+    """torchvision's, with ``fc`` in place of its classifier."""
+    net = torchvision.models.get_model(name, weights=None)
+    net.fc = head or nn.Identity()
+    if stem != "imagenet":
+        net.conv1 = nn.Conv2d(3, 64, 3, 1, 2 if stem == "padding 2" else 1, bias=False)
+        net.maxpool = nn.Identity()
+    return lived_in(net)
+
+
+def without_fc(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    def trunk(x: Tensor) -> Tensor:
+        head, net.fc = net.fc, nn.Identity()
+        try:
+            return net(x)  # type: ignore[no-any-return]
+        finally:
+            net.fc = head
+
+    return trunk
+
+
+def named(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def mlp(*sizes: int, norm: bool = True, last: bool = False) -> nn.Sequential:
+    """Linear, BatchNorm, ReLU, ..., as in Barlow Twins; with ``last``, a BatchNorm without weights at the end."""
+    layers: list[nn.Module] = []
+    for place, (a, b) in enumerate(itertools.pairwise(sizes)):
+        end = place == len(sizes) - 2
+        layers.append(nn.Linear(a, b, bias=end and not last))
+        if not end:
+            layers += [nn.BatchNorm1d(b), nn.ReLU()] if norm else [nn.ReLU()]
+    return lived_in(nn.Sequential(*layers, *([nn.BatchNorm1d(sizes[-1], affine=False)] if last else [])))  # type: ignore[return-value]
+
+
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
+
+
+def moco(version: int) -> Case:
+    net = resnet(head=nn.Linear(512, 16) if version == 1 else mlp(512, 512, 16, norm=False))
+    state = {**named(net, "module.encoder_q."), **named(net, "module.encoder_k."), "module.queue": torch.zeros(16, 8)}
+    state["module.queue_ptr"] = torch.zeros(1, dtype=torch.long)
+    content = {"epoch": 200, "arch": "resnet18", "state_dict": state, "optimizer": OPTIMIZER}
+    return Case("moco", without_fc(net), net.fc, content, left={"module.encoder_k.conv1.weight", "module.queue", "optimizer"})
+
+
+def moco_v3() -> Case:
+    net = resnet(head=mlp(512, 32, 16, last=True))
+    state = {
+        **named(net, "module.base_encoder."),
+        **named(net, "module.momentum_encoder."),
+        **named(mlp(16, 16, 16), "module.predictor."),
+    }
+    return Case("moco-v3", without_fc(net), net.fc, {"state_dict": state}, left={"module.predictor.0.weight"})
+
+
+def simsiam() -> Case:
+    net = resnet(head=mlp(512, 512, 512, 64, last=True))
+    state = {**named(net, "module.encoder."), **named(mlp(64, 16, 64), "module.predictor.")}
+    return Case("simsiam", without_fc(net), net.fc, {"state_dict": state}, left={"module.predictor.3.bias"})
+
+
+def barlow(vicreg: bool) -> Case:
+    net, head = resnet(), mlp(512, 64, 64, 64)
+    state = {**named(net, "module.backbone."), **named(head, "module.projector.")}
+    if not vicreg:
+        state |= named(lived_in(nn.BatchNorm1d(64, affine=False)), "module.bn.")
+    return Case("vicreg" if vicreg else "barlow-twins", net, head, {"epoch": 9, "model": state, "optimizer": OPTIMIZER})
+
+
+def swav() -> Case:
+    net, head = resnet(), mlp(512, 64, 16)
+    state = {**named(net, "module."), **named(head, "module.projection_head."), "module.prototypes.weight": torch.zeros(30, 16)}
+    return Case("swav", net, head, state, left={"module.prototypes.weight"})
+
+
+def solo(stem: str) -> Case:
+    net, head = resnet(stem=stem), mlp(512, 64, 16, norm=False)
+    state = {**named(net, "backbone."), **named(head, "projector."), **named(nn.Linear(512, 10), "classifier.")}
+    state |= named(net, "momentum_backbone.")
+    content = {"pytorch-lightning_version": "2.1.2", "state_dict": state, "hyper_parameters": argparse.Namespace(method="byol")}
+    cifar = stem != "imagenet"
+    return Case("solo-learn-cifar" if cifar else "solo-learn", net, head, content, "cifar10" if cifar else "imagenet",
+                {"momentum_backbone.bn1.bias"})  # fmt: skip
+
+
+def spijkervet() -> Case:
+    net, head = resnet(), nn.Sequential(nn.Linear(512, 512, bias=False), nn.ReLU(), nn.Linear(512, 16, bias=False))
+    return Case("simclr-spijkervet", net, head, {**named(net, "encoder."), **named(head, "projector.")}, "none")
+
+
+def sthalles() -> Case:
+    net = resnet(head=nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 16)))
+    return Case("simclr-sthalles", without_fc(net), net.fc, {"state_dict": named(net, "backbone."), "arch": "resnet18"}, "none")
+
+
+def leftthomas() -> Case:
+    parts = [child for name, child in resnet(stem="cifar").named_children() if name not in ("fc", "maxpool")]
+    net, head = nn.Sequential(*parts), mlp(512, 64, 16)
+    return Case(
+        "simclr-leftthomas", lambda x: net(x).flatten(1), head, {**named(net, "f."), **named(head, "g.")}, "cifar10-resnets"
+    )
+
+
+def lightly_cifar() -> Case:
+    """lightly's own ResNet applies ReLU in ``forward``, so that the Sequential of its children has none after the stem."""
+    whole, head = resnet(stem="cifar"), mlp(512, 64, 16)
+    net = nn.Sequential(
+        *(getattr(whole, name) for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")), whole.avgpool
+    )
+    state = {key.replace("downsample", "shortcut"): tensor for key, tensor in named(net, "backbone.").items()}
+    return Case(
+        "lightly-cifar", lambda x: net(x).flatten(1), head, {"state_dict": {**state, **named(head, "projection_head.layers.")}}
+    )
+
+
+def lightly() -> Case:
+    net, head = nn.Sequential(*list(resnet().children())[:-1]), mlp(512, 64, 16)
+    state = {**named(net, "backbone."), **named(head, "projection_head.layers."), **named(head, "momentum_head.layers.")}
+    return Case("lightly", lambda x: net(x).flatten(1), head, {"state_dict": state}, left={"momentum_head.layers.0.weight"})
+
+
+def plain(name: str) -> Case:
+    net = resnet(name)
+    return Case("torchvision-resnet", net, None, net.state_dict())
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "moco v1": lambda: moco(1), "moco v2": lambda: moco(2), "moco v3": moco_v3, "simsiam": simsiam,
+    "barlow twins": lambda: barlow(False), "vicreg": lambda: barlow(True), "swav": swav,
+    "solo-learn, cifar": lambda: solo("padding 2"), "solo-learn, imagenet": lambda: solo("imagenet"),
+    "spijkervet": spijkervet, "sthalles": sthalles, "leftthomas": leftthomas, "lightly, cifar": lightly_cifar,
+    "lightly, imagenet": lightly, "resnet50": lambda: plain("resnet50"), "resnet101": lambda: plain("resnet101"),
+    "wide": lambda: plain("wide_resnet50_2"), "resnext": lambda: plain("resnext50_32x4d"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_features_and_embedding_are_those_of_the_project_s_module(tmp_path: Path, name: str) -> None:
+    with seeded(0, name):
+        case = CASES[name]()
+    torch.save(case.content, tmp_path / "file.pth")
+    loaded = load_checkpoint(tmp_path / "file.pth")
+    report, encoder = loaded.report, loaded.encoder
+    assert report.layout == case.layout
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in NORMALISATIONS[case.normalisation])
+    with torch.no_grad():
+        features = case.trunk((images / 255 - mean) / std)
+        assert float(features.std()) > 1e-3
+        torch.testing.assert_close(encoder.features(images), features, atol=1e-5, rtol=1e-5)
+        if case.head is not None:
+            torch.testing.assert_close(encoder.embed(images), normalize(case.head(features), dim=1), atol=1e-5, rtol=1e-5)
+    assert report.has_projector == (case.head is not None)
+    assert case.left <= report.left_over.keys()
+    everything_told(loaded, case.content)
+
+
+def everything_told(loaded: LoadedCheckpoint, content: Any) -> None:
+    """Every tensor of the file has a place or a reason."""
+    state = content.get("state_dict", content.get("model", content))
+    places = loaded.report.places
+    assert sorted([*places, *(key for key in loaded.report.left_over if key in state)]) == sorted(map(str, state))
+    assert set(places.values()) == set(loaded.encoder.state_dict())
+
+
+def test_every_row_names_a_family_that_is_there() -> None:
+    check_table(dict(LAYOUTS))
+    assert {row.certainty for _, row in LAYOUTS} <= {"certain", "likely", "guess"}
+    documented = (Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md").read_text()
+    assert [name for name, _ in LAYOUTS if f"`{name}`" not in documented] == []
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            {"0.weight": torch.zeros(2, 3), "1.weight": torch.zeros(2, 2)},
+            "between layers 0 and 1 of the projector there is no act",
+        ),
+        ({"0.weight": torch.zeros(2, 3, 1, 1)}, "layer with the tensors weight is not known"),
+        ({"a.weight": torch.zeros(2, 3)}, "a tensor 'a.weight' is not known"),
+        ({"0.running_mean": torch.zeros(2), "0.bias": torch.zeros(2)}, "layer with the tensors bias, running_mean"),
+    ],
+)
+def test_a_projector_that_is_not_known_is_refused(names: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        build_head(names)
+
+
+def test_a_pickled_module_loads_as_its_state_dict(tmp_path: Path) -> None:
+    with seeded(0, "whole"):
+        net = resnet(head=nn.Linear(512, 3))
+    torch.save({"epoch": 3, "model": net}, tmp_path / "whole.pth")
+    loaded = load_checkpoint(tmp_path / "whole.pth")
+    images = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in NORMALISATIONS["imagenet"])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.encoder.logits(images), net((images - mean) / std), atol=1e-5, rtol=1e-5)
