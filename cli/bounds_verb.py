@@ -17,13 +17,13 @@ from ssa_analysis.cli.common import (
     executor_options,
     known_checkpoints,
     model_options,
-    own_model,
     parse_settings,
     resolve_device,
     say,
     set_option,
 )
 
+from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.running.plan import CellResult, DataSpec, loaded_data, make_cells
 from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store, short_names
@@ -52,7 +52,7 @@ from ssa_analysis.score import Score
 @config_option("bounds")
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
-    model: str | None, normalise: str | None, store_path: str | None, views: str, tau: float | None, prior: str | None,
+    options: LoadOptions, store_path: str | None, views: str, tau: float | None, prior: str | None,
     assignments: tuple[str, ...], seed: int, workers: int | None, executor: str, executor_option: tuple[str, ...],
     device: str, as_json: bool,
 ) -> None:  # fmt: skip
@@ -71,7 +71,7 @@ def command(
     paths, left_out = known_checkpoints(checkpoints)
     chosen = _settings(assignments) | ({"prior": prior} if prior else {})
     shared = {"views": views, "tau": tau}
-    cells = make_cells(paths, loaded_data(spec), ["bounds"], seed, shared, {"bounds": chosen}, own_model(model, normalise))
+    cells = make_cells(paths, loaded_data(spec), ["bounds"], seed, shared, {"bounds": chosen}, options)
     labels = short_names({cell.sha256: cell.path for cell in cells})
     by_path = {cell.path: labels[cell.sha256] for cell in cells}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import sys
 import time
@@ -12,7 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
-from ssa_analysis.checkpoints.own_model import OwnModel, parse_model
+from ssa_analysis.checkpoints.options import load_options
+from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.checkpoints.reading import find_checkpoints
 from ssa_analysis.errors import CheckpointError, SettingsError
 from ssa_analysis.progress import duration
@@ -70,20 +72,37 @@ def data_options(function: F) -> F:
 
 
 def model_options(function: F) -> F:
-    """``--model``, ``--normalise``."""
+    """``--model``, ``--normalise``, ``--layout``, ``--recipe``; the command gets them as ``options``."""
+
+    @functools.wraps(function)
+    def command(
+        *arguments: Any, model: str | None, normalise: str | None, layout: str | None, recipe: tuple[str, ...], **others: Any
+    ) -> Any:
+        if model is None and normalise is not None:
+            recipe = (*recipe, f"normalisation={normalise}")
+        own = None if model is None else parse_model(model, normalise)
+        return function(*arguments, options=load_options(own, layout, recipe), **others)
+
     from_file = "Your own architecture: the file is executed, the function returns a torch.nn.Module. See docs/checkpoints.md"
-    option = click.option("--model", metavar="FILE.py:FUNCTION", help=from_file)
-    numbers = "Input normalisation of --model: imagenet, cifar10, cifar100, half, none or m,m,m/s,s,s."
-    return option(click.option("--normalise", metavar="NAME|NUMBERS", help=numbers)(function))
-
-
-def own_model(model: str | None, normalise: str | None) -> OwnModel | None:
-    """What the two options stand for; SettingsError where they do not fit."""
-    if model is None:
-        if normalise is not None:
-            raise SettingsError("--normalise belongs to --model; recognised layouts have their own normalisation")
-        return None
-    return parse_model(model, normalise)
+    numbers = "Input normalisation: imagenet, cifar10, cifar100, half, none or m,m,m/s,s,s. Needed with --model."
+    wrapped: Any = command
+    for option in reversed(
+        (
+            click.option("--model", metavar="FILE.py:FUNCTION", help=from_file),
+            click.option("--normalise", metavar="NAME|NUMBERS", help=numbers),
+            click.option(
+                "--layout", metavar="NAME|FILE.toml", help="Read the file as this layout. See: ssa-analyze list layouts"
+            ),
+            click.option(
+                "--recipe",
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="What the file does not say: stem_stride, stem_padding, max_pool, stem_relu, shortcut, ...; repeatable.",
+            ),
+        )
+    ):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
 
 
 def corruption_options(function: F) -> F:

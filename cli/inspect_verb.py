@@ -6,13 +6,15 @@ import json
 from dataclasses import asdict
 
 import click
-from ssa_analysis.cli.common import model_options, own_model
+from ssa_analysis.cli.common import model_options
 
 from ssa_analysis.checkpoints.loading import LoadReport, load_checkpoint
+from ssa_analysis.checkpoints.options import LoadOptions
 
 SURE = {
     "certain": "certain: no other project writes such names",
     "likely": "likely: by its names",
+    "named": "as you say",
     "guess": "a guess: many projects write such names",
 }
 
@@ -21,7 +23,7 @@ SURE = {
 @click.argument("file", type=click.Path())
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print the load report as JSON on stdout.")
-def command(file: str, model: str | None, normalise: str | None, as_json: bool) -> None:
+def command(file: str, options: LoadOptions, as_json: bool) -> None:
     """Say what a checkpoint FILE holds, how it was recognised, and what was assumed. Nothing in it is executed.
 
     The file of --model is yours and is executed.
@@ -30,7 +32,7 @@ def command(file: str, model: str | None, normalise: str | None, as_json: bool) 
     Example:
       ssa-analyze inspect runs/a/last.pt
     """
-    report = load_checkpoint(file, own_model(model, normalise)).report
+    report = load_checkpoint(file, options).report
     click.echo(json.dumps(asdict(report), indent=1) if as_json else describe(report))
 
 

@@ -18,7 +18,6 @@ from ssa_analysis.cli.common import (
     executor_options,
     known_checkpoints,
     model_options,
-    own_model,
     parse_settings,
     resolve_device,
     say,
@@ -26,7 +25,7 @@ from ssa_analysis.cli.common import (
     whole_path,
 )
 
-from ssa_analysis.checkpoints.own_model import OwnModel
+from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.measures.corruption_baseline import ALEXNET
 from ssa_analysis.measures.curvature import BACKENDS
 from ssa_analysis.measures.fixed_loss import LOSSES
@@ -86,7 +85,7 @@ Where = tuple[str, int | None, tuple[str, ...]]  # executor, workers, options
 @config_option("score")
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
-    model: str | None, normalise: str | None, store_path: str, measures: str | None, assignments: tuple[str, ...], views: str,
+    options: LoadOptions, store_path: str, measures: str | None, assignments: tuple[str, ...], views: str,
     loss: str, backend: str, tau: float | None, corruptions: str | None, frost_textures: str | None, test_sets: tuple[str, ...],
     baseline: str | None, seed: int, workers: int | None, executor: str, executor_option: tuple[str, ...], device: str,
     as_json: bool,
@@ -111,32 +110,34 @@ def command(
     }  # fmt: skip
     where = (executor, workers, executor_option)
     run_and_print(checkpoints, spec, names, parse_settings(assignments), shared, seed, store_path, where, device, as_json,
-                  own_model(model, normalise))  # fmt: skip
+                  options)  # fmt: skip
 
 
 def run_and_print(
     checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str], overrides: dict[str, dict[str, str]],
     shared: dict[str, object], seed: int, store_path: str | None, where: Where, device: str, as_json: bool,
-    model: OwnModel | None = None,
+    options: LoadOptions | None = None,
 ) -> None:  # fmt: skip
     """Plan, run, store, print; ends with exit code 1 if a cell failed. Several processes under torchrun share the work."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and ((where[1] or 1) > 1 or where[0] != "local"):
         raise click.UsageError("--workers and --executor are for one process; torchrun has started several already")
     with joined_ranks(resolve_device(device)) as (ranks, own_device):
-        _run_and_print(ranks, own_device, checkpoints, spec, measures, overrides, shared, seed, store_path, where, as_json, model)
+        _run_and_print(
+            ranks, own_device, checkpoints, spec, measures, overrides, shared, seed, store_path, where, as_json, options
+        )
 
 
 def _run_and_print(
     ranks: Ranks, device: str, checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str],
     overrides: dict[str, dict[str, str]], shared: dict[str, object], seed: int, store_path: str | None, where: Where,
-    as_json: bool, model: OwnModel | None,
+    as_json: bool, options: LoadOptions | None,
 ) -> None:  # fmt: skip
     paths, left_out = known_checkpoints(checkpoints)
     if ranks.rank == 0:
         loaded_data(spec)  # the first one may have to download it; the others then find it there
     ranks.from_first(None)
     loaded = loaded_data(spec)
-    cells = make_cells(paths, loaded, measures, seed, shared, overrides, model)
+    cells = make_cells(paths, loaded, measures, seed, shared, overrides, options)
     store = Store(store_path) if store_path and ranks.rank == 0 else None
     try:
         labels = short_names({cell.sha256: cell.path for cell in cells})

@@ -14,13 +14,13 @@ from ssa_analysis.cli.common import (
     device_option,
     known_checkpoints,
     model_options,
-    own_model,
     parse_settings,
     resolve_device,
     say,
     set_option,
 )
 
+from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.writing import make_folder, write_atomically
 from ssa_analysis.running.executors import InProcessExecutor
 from ssa_analysis.running.plan import CellResult, DataSpec, loaded_data, make_cells
@@ -44,7 +44,7 @@ from ssa_analysis.score import Score, find_score
 @config_option("views")
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
-    model: str | None, normalise: str | None, store_path: str | None, out: str | None, views: str, assignments: tuple[str, ...],
+    options: LoadOptions, store_path: str | None, out: str | None, views: str, assignments: tuple[str, ...],
     tau: float | None, seed: int, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Say which augmentations bring the shift of CHECKPOINTs down, and whether the Fourier augmentation does.
@@ -62,9 +62,7 @@ def command(
     device = resolve_device(device)
     paths, left_out = known_checkpoints(checkpoints)
     shared = {"views": views, "tau": tau}
-    cells = make_cells(
-        paths, loaded_data(spec), ["views"], seed, shared, parse_settings(assignments), own_model(model, normalise)
-    )
+    cells = make_cells(paths, loaded_data(spec), ["views"], seed, shared, parse_settings(assignments), options)
     labels = short_names({cell.sha256: cell.path for cell in cells})
     by_path = {cell.path: labels[cell.sha256] for cell in cells}
     folder = make_folder(Path(out)) if out else None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ssa_analysis.checkpoints.containers import describe
 from ssa_analysis.checkpoints.layouts import LAYOUTS, Recognised, find, recognise
+from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.own_model import OwnModel, recognise_own
 from ssa_analysis.checkpoints.reading import file_hash, first_line, read_file
 from ssa_analysis.errors import CheckpointError, SSAError
@@ -54,11 +55,12 @@ class LoadedCheckpoint:
     report: LoadReport
 
 
-def load_checkpoint(path: str | Path, model: OwnModel | None = None) -> LoadedCheckpoint:
+def load_checkpoint(path: str | Path, options: LoadOptions | None = None) -> LoadedCheckpoint:
     """Read, recognise, build and fill an encoder.
 
     Args:
-        model: the architecture, where it is the user's own; by default it is recognised from the names in the file.
+        options: an architecture, a layout or a recipe, where the user says it; by default the file is recognised from its
+            names. See :func:`~ssa_analysis.checkpoints.options.load_options`.
 
     Raises:
         CheckpointError: unreadable, refused, unknown layout, keys or shapes that do not fit, weights not finite.
@@ -66,7 +68,12 @@ def load_checkpoint(path: str | Path, model: OwnModel | None = None) -> LoadedCh
     path = Path(path)
     payload = read_file(path)
     sha256 = file_hash(path)
-    name, found = _find_layout(path, payload) if model is None else (OWN_LAYOUT, _own_model(path, model, payload))
+    options = options or LoadOptions()
+    sure = ""
+    if options.model is not None:
+        name, found = OWN_LAYOUT, _own_model(path, options.model, payload)
+    else:
+        name, sure, found = _find_layout(path, payload, options)
     _fill(path, found)
     report = LoadReport(
         path=str(path),
@@ -81,18 +88,25 @@ def load_checkpoint(path: str | Path, model: OwnModel | None = None) -> LoadedCh
         assumptions=found.assumptions,
         training=found.training,
         places=found.places,
-        certainty=LAYOUTS.get(name).certainty if model is None else "",
+        certainty=sure,
     )
     return LoadedCheckpoint(found.encoder.eval(), report)
 
 
-def _find_layout(path: Path, payload: Any) -> tuple[str, Recognised]:
-    for name, layout in LAYOUTS:
+def _find_layout(path: Path, payload: Any, options: LoadOptions) -> tuple[str, str, Recognised]:
+    """Name of the layout, how sure it is, and what it makes of the file."""
+    changes, named = dict(options.recipe), options.row()
+    for name, layout in LAYOUTS if named is None else [named]:
+        sure = layout.certainty if named is None else "named"
         if layout.matches is not None and layout.recognise is not None:
             if layout.matches(payload):
-                return name, _recognise(path, name, partial(layout.recognise, payload))
+                if changes:
+                    raise CheckpointError(f"{path}: says its recipe itself ({name}); --recipe cannot change it")
+                return name, sure, _recognise(path, name, partial(layout.recognise, payload))
         elif (found := find(layout, payload)) is not None:
-            return name, _recognise(path, name, partial(recognise, layout, payload, found))
+            return name, sure, _recognise(path, name, partial(recognise, layout, payload, found, changes))
+    if named is not None:
+        raise CheckpointError(f"{path}: is not of the layout {named[0]} ({_describe(payload)})")
     hint = "or bring the architecture with --model path/to/file.py:function"
     raise CheckpointError(f"{path}: {_describe(payload)}; known layouts: {', '.join(LAYOUTS.names())}; {hint}")
 

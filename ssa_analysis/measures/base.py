@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ssa_analysis.checkpoints.own_model import OwnModel
+from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.pairs import practical_pairs
 from ssa_analysis.data.views import ViewRecipe, Views, named_recipe
@@ -138,12 +138,12 @@ class RunContext:
         scratch: folder of its own, kept from one run of the same cell to the next until its scores are stored; it may
             not exist yet. None where nothing is kept.
         label: names the checkpoint in progress lines.
-        model: the user's own architecture that the checkpoint was loaded with, for measures that load another one.
+        options: what the user says of how files are to be read, for measures that load another one.
     """
 
     scratch: Path | None = None
     label: str = "the checkpoint"
-    model: OwnModel | None = None
+    options: LoadOptions = LoadOptions()
 
 
 NO_RUN = RunContext()

@@ -118,7 +118,7 @@ def difference_to(path: Path, encoder: Encoder, operator: CurvatureOperator, wit
         CheckpointError: the file cannot be loaded.
         MeasureError: another architecture or input normalisation, or a probe that stands in for a classifier.
     """
-    other = load_checkpoint(path, run_context().model).encoder.to(encoder.device)
+    other = load_checkpoint(path, run_context().options).encoder.to(encoder.device)
     check_same_architecture(path, encoder, other)
     theirs = dict(other.named_parameters())
     absent = [name for name in operator.names if name not in theirs]

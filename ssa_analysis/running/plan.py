@@ -15,7 +15,7 @@ import torch
 
 from ssa_analysis import theory as _theory  # noqa: F401  (registers the bounds as a measure)
 from ssa_analysis.checkpoints.loading import LoadedCheckpoint, LoadReport, load_checkpoint
-from ssa_analysis.checkpoints.own_model import OwnModel
+from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.reading import file_hash
 from ssa_analysis.data.datasets import Data, load_data
 from ssa_analysis.errors import MeasureError, SettingsError, SSAError
@@ -47,7 +47,7 @@ def loaded_data(spec: DataSpec) -> Data:
 class Cell:
     """One measure of one checkpoint on one data set with one seed.
 
-    ``model`` is the user's own architecture, None where it is recognised from the file.
+    ``options`` is what the user says of how the file is to be read.
     """
 
     path: str
@@ -57,7 +57,7 @@ class Cell:
     data_name: str
     data_fingerprint: str
     code_version: str
-    model: OwnModel | None = None
+    options: LoadOptions = LoadOptions()
 
     @property
     def seed(self) -> int:
@@ -68,8 +68,7 @@ class Cell:
     def key(self) -> str:
         """SHA-256 over checkpoint hash, measure, settings (with the seed), data and code version."""
         parts: list[Any] = [self.sha256, self.measure, dict(self.settings), self.data_fingerprint, self.code_version]
-        if self.model is not None:
-            parts.append([self.model.sha256, self.model.function, self.model.normalise])
+        parts += self.options.identity
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -100,7 +99,7 @@ def make_cells(
     seed: int,
     shared: Mapping[str, Any],
     overrides: Mapping[str, Mapping[str, Any]],
-    model: OwnModel | None = None,
+    options: LoadOptions | None = None,
 ) -> list[Cell]:
     """Cells in the order of checkpoints, then measures.
 
@@ -121,9 +120,9 @@ def make_cells(
         known = {f.name for f in fields(row.settings)}
         common = {name: value for name, value in shared.items() if name in known}
         settings[row.name] = row.make_settings({**common, "seed": seed, **overrides.get(row.name, {})}).to_dict()
-    version = __version__
+    version, options = __version__, options or LoadOptions()
     return [
-        Cell(str(path), sha256, row.name, settings[row.name], data.name, data.fingerprint, f"{version}/{row.revision}", model)
+        Cell(str(path), sha256, row.name, settings[row.name], data.name, data.fingerprint, f"{version}/{row.revision}", options)
         for path, sha256 in ((path, file_hash(path)) for path in paths)
         for row in rows
     ]
@@ -138,7 +137,7 @@ def run_checkpoint(cells: list[Cell], spec: DataSpec, device: str, scratch: Path
     problem = None
     try:
         data = loaded_data(spec)
-        loaded = load_checkpoint(cells[0].path, cells[0].model)
+        loaded = load_checkpoint(cells[0].path, cells[0].options)
         if loaded.report.sha256 != cells[0].sha256:
             raise MeasureError(f"{cells[0].path} changed while it was being scored; score it again")
         loaded.encoder.to(device)
@@ -179,7 +178,7 @@ def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data, scratch: Path | 
         return CellResult(cell, error=text, seconds=seconds, report=loaded.report, unexpected=unexpected)
 
     row = MEASURES.get(cell.measure)
-    context = RunContext(scratch / cell.key if scratch is not None else None, cell.path, cell.model)
+    context = RunContext(scratch / cell.key if scratch is not None else None, cell.path, cell.options)
     try:
         with running_in(context):
             scores = row.function(loaded.encoder, data, row.make_settings(cell.settings))
@@ -192,7 +191,6 @@ def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data, scratch: Path | 
         return failed(f"{type(error).__name__}: {error}".splitlines()[0], unexpected=True)
     seconds = time.perf_counter() - started
     shared = {**cell.settings, "data": data.name, "data_fingerprint": data.fingerprint, "code_version": cell.code_version}
-    if cell.model is not None:
-        shared["model"] = str(cell.model)
+    shared |= cell.options.said
     stamped = [score.with_context(cell.path, shared, seconds) for score in scores]
     return CellResult(cell, stamped, seconds=seconds, report=loaded.report)

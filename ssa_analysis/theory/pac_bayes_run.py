@@ -48,7 +48,7 @@ def find_prior(encoder: Encoder, data: Data, name: str, split: str) -> Prior | N
         if encoder.initial is None:
             return None
         return Prior(encoder.initial, "initialisation", "train" if split == "auto" else split)
-    loaded = load_checkpoint(one_checkpoint("prior", name), run_context().model)
+    loaded = load_checkpoint(one_checkpoint("prior", name), run_context().options)
     split = "held-out" if split == "auto" else split
     if split == "train" and _saw(loaded, data):
         raise SettingsError(

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssa_analysis.checkpoints.loading import LoadedCheckpoint, load_checkpoint
+from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.own_model import NORMALISATIONS, parse_model, parse_normalisation
 from ssa_analysis.errors import CheckpointError, MeasureError, SettingsError
 from ssa_analysis.models.encoder import Encoder
@@ -81,7 +82,7 @@ def load(tmp_path: Path, write: Write) -> Loader:
     ) -> LoadedCheckpoint:
         path = tmp_path / "mine.pt"
         torch.save(content, path)
-        return load_checkpoint(path, parse_model(f"{write(code, name)}:{function}", normalise))
+        return load_checkpoint(path, LoadOptions(parse_model(f"{write(code, name)}:{function}", normalise)))
 
     return go
 
@@ -314,7 +315,9 @@ class TestNames:
 
     def test_safetensors(self, tmp_path: Path, write: Write, state: dict[str, Tensor]) -> None:
         save_file({f"module.{k}": v for k, v in state.items()}, tmp_path / "mine.safetensors")
-        assert load_checkpoint(tmp_path / "mine.safetensors", parse_model(f"{write(BUILD)}:build", "half")).report.has_classifier
+        assert load_checkpoint(
+            tmp_path / "mine.safetensors", LoadOptions(parse_model(f"{write(BUILD)}:build", "half"))
+        ).report.has_classifier
 
     def test_step_counters_may_be_absent(self, load: Loader, state: dict[str, Tensor]) -> None:
         del state["bn.num_batches_tracked"]
@@ -426,7 +429,7 @@ class TestUserCode:
         torch.save(state, tmp_path / "mine.pt")
         path = write("from torch import nn\ndef build():\n    return nn.Conv2d(3, 2, 1, groups=5)\n", header="")
         with pytest.raises(CheckpointError, match=r"ValueError: in_channels must be divisible by groups \(net\.py, line 3\)"):
-            load_checkpoint(tmp_path / "mine.pt", parse_model(f"{path}:build", "half"))
+            load_checkpoint(tmp_path / "mine.pt", LoadOptions(parse_model(f"{path}:build", "half")))
 
     @pytest.mark.parametrize("signature", ["a, b", "*, width", "a, *, width"])
     def test_functions_that_need_more(self, load: Loader, state: dict[str, Tensor], signature: str) -> None:
@@ -478,10 +481,10 @@ class TestUserCode:
         model = parse_model(f"{write(BUILD)}:build", "half")
         write(BUILD + "# changed\n")
         with pytest.raises(CheckpointError, match=r"net\.py has changed since the run began"):
-            load_checkpoint(tmp_path / "mine.pt", model)
+            load_checkpoint(tmp_path / "mine.pt", LoadOptions(model))
         Path(model.path).unlink()
         with pytest.raises(CheckpointError, match=r"net\.py: cannot be read"):
-            load_checkpoint(tmp_path / "mine.pt", model)
+            load_checkpoint(tmp_path / "mine.pt", LoadOptions(model))
 
     def test_each_checkpoint_needs_a_module_of_its_own(self, load: Loader, state: dict[str, Tensor]) -> None:
         """Two encoders with the same weights in memory would both be the one that was loaded last."""
@@ -494,7 +497,7 @@ class TestUserCode:
     def test_the_checkpoint_itself_is_still_not_executed(self, tmp_path: Path, write: Write) -> None:
         torch.save({"state_dict": operator.attrgetter("x")}, tmp_path / "evil.pt")
         with pytest.raises(CheckpointError, match="refused: the file asks to load"):
-            load_checkpoint(tmp_path / "evil.pt", parse_model(f"{write(BUILD)}:build", "half"))
+            load_checkpoint(tmp_path / "evil.pt", LoadOptions(parse_model(f"{write(BUILD)}:build", "half")))
 
 
 class TestOptions:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.numerics.seeding import seeded
 from ssa_analysis.running.plan import DataSpec, loaded_data, make_cells
@@ -79,7 +80,9 @@ def test_score_in_workers_and_from_the_store(cli: Cli, mine: list[Path]) -> None
     with Store("scores.db") as store:
         assert list(store.checkpoints()["method"]) == ["build of net.py"] * 2
         model = parse_model("net.py:build", "half")
-        cells = make_cells(mine, loaded_data(DataSpec("digits", subset=300)), ["representation"], 0, {"views": "own"}, {}, model)
+        cells = make_cells(
+            mine, loaded_data(DataSpec("digits", subset=300)), ["representation"], 0, {"views": "own"}, {}, LoadOptions(model)
+        )
         assert all(store.has(cell) for cell in cells)
 
 
@@ -115,7 +118,13 @@ def test_options_from_a_file(cli: Cli, mine: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--normalise", "half"), 2, "--normalise belongs to --model"),
+        (("--normalise", "hlaf"), 2, "did you mean half"),
+        (("--layout", "mocco"), 2, "did you mean moco"),
+        (("--layout", "gone.toml"), 2, "gone.toml: cannot be read"),
+        (("--recipe", "stem_padding"), 2, "write it as NAME=VALUE"),
+        (("--recipe", "stem_pading=2"), 2, "unknown recipe setting 'stem_pading'; did you mean stem_padding"),
+        (("--recipe", "max_pool=perhaps"), 2, "the recipe's max_pool is yes or no, got 'perhaps'"),
+        (("--model", "net.py:build", "--layout", "moco"), 2, "--layout and --recipe do not go with it"),
         (("--model", "net.py"), 2, "write it as path/to/file.py:function"),
         (("--model", "gone.py:build"), 2, "there is no file gone.py"),
         (("--model", "net.py:build", "--normalise", "imagnet"), 2, "did you mean imagenet"),

@@ -18,6 +18,7 @@ from torch.func import functional_call, hessian
 from torch.nn.functional import cross_entropy
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
+from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.data.datasets import SPLITS, Data
 from ssa_analysis.errors import DataError, MeasureError, SettingsError
@@ -362,7 +363,7 @@ def test_measures_of_a_checkpoint_without_projector(digits: Data, tmp_path: Path
     exec(NET, names)
     with seeded(0, "net"):
         torch.save(names["build"]().state_dict(), tmp_path / "net.pt")
-    encoder = load_checkpoint(tmp_path / "net.pt", parse_model(f"{tmp_path / 'net.py'}:build", "half")).encoder
+    encoder = load_checkpoint(tmp_path / "net.pt", LoadOptions(parse_model(f"{tmp_path / 'net.py'}:build", "half"))).encoder
     row = MEASURES.get(measure)
     settings: dict[str, Any] = {"loss": "supervised", "pairs": 32, "batch": 16}
     settings |= {"curvature": {"top": 1}, "landscape": {"points": 3, "grid": 0, "directions": 2}}.get(measure, {})

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
+from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.checkpoints.reading import file_hash
 from ssa_analysis.checkpoints.writing import save_checkpoint
@@ -416,8 +417,8 @@ class TestCheckpoint:
         for number, path in enumerate(names):
             torch.manual_seed(number)
             torch.save(recognise_own_net(tmp_path / "net.py").state_dict(), path)
-        with running_in(RunContext(model=model)):
-            encoder = load_checkpoint(names[0], model).encoder
+        with running_in(RunContext(options=LoadOptions(model))):
+            encoder = load_checkpoint(names[0], LoadOptions(model)).encoder
             settings = small(along="checkpoint", other=str(names[1]), loss="supervised", grid=0)
             assert math.isfinite(find_score(landscape(encoder, digits, settings), "barrier").value)
 

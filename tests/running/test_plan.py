@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import CheckpointError, SettingsError
@@ -136,7 +137,7 @@ def test_the_key_belongs_to_content_function_and_normalisation_of_a_users_archit
     def key(code: str = "A", function: str = "build", normalise: str | None = "half", name: str = "net.py") -> str:
         (tmp_path / name).write_text(code)
         model = parse_model(f"{tmp_path / name}:{function}", normalise)
-        return make_cells(files[:1], digits, ["downstream"], 0, {}, {}, model)[0].key
+        return make_cells(files[:1], digits, ["downstream"], 0, {}, {}, LoadOptions(model))[0].key
 
     keys = [
         plan(files[:1], digits)[0].key, key(), key("B"), key(function="other"), key(normalise="none"), key(normalise=None),

@@ -48,6 +48,7 @@ def recognise(layout: Layout, payload: Any, found: Found, changes: Mapping[str, 
     mean, std = parse_normalisation(recipe.normalisation)
     encoder = Encoder(backbone, projector, mean, std, loss=dict(layout.loss), classifier=classifier)
     said = [_normalisation(recipe, changes or {}), *assumptions]
+    said += [f"{name} {value} (as you say)" for name, value in (changes or {}).items() if name != "normalisation"]
     said += [f"temperature of the loss {layout.loss['tau']:g} (the project's default)"] if "tau" in layout.loss else []
     left_over |= _beside(payload, found)
     tensors = {name: found.state[key] for key, name in places.items()}
