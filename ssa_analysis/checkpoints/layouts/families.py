@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from ssa_analysis.checkpoints.layouts.row import Recipe
 from ssa_analysis.errors import CheckpointError
 from ssa_analysis.models.backbones import ResNet, ResNetPlan, Stem
 from ssa_analysis.models.small import ConvEncoder, LeNet, PixelMLP
+from ssa_analysis.models.vit import ViT, ViTPlan
+from ssa_analysis.registry import unknown_name
 
 Built = tuple[nn.Module, str, list[str]]
 
@@ -32,6 +35,10 @@ _NAMES: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34", ((3, 4, 6, 3), True): "resnet50",
     ((3, 4, 23, 3), True): "resnet101", ((3, 8, 36, 3), True): "resnet152",
 }  # fmt: skip
+
+
+_VIT_SIZES = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
+POOLS = {"cls": "class token", "mean": "mean of the patches"}
 
 
 def _counted(names: Mapping[str, Tensor]) -> tuple[int, ...]:
@@ -137,6 +144,38 @@ def _staged_name(name: str, stage_of: Mapping[int, tuple[int, int]]) -> str:
     return f"layer{stage}.{place}.{match[2]}"
 
 
+def vit(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
+    """Vision transformers with timm's names; ``blocks.N.attn.q``, ``k``, ``v`` where they are apart."""
+    positions, patches = tensors["pos_embed"], tensors["patch_embed.proj.weight"]
+    dim, patch = int(patches.shape[0]), int(patches.shape[-1])
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    heads = recipe.heads or max(1, dim // 64)
+    if dim % heads:
+        raise CheckpointError(f"{heads} heads do not share {dim} channels; say heads")
+    tokens = int(positions.shape[1])
+    grid = math.isqrt(tokens)
+    class_position = grid * grid != tokens
+    grid = math.isqrt(tokens - 1) if class_position else grid
+    if grid * grid + class_position != tokens:
+        raise CheckpointError(f"a position embedding of {tokens} tokens is no square of patches")
+    joint = "blocks.0.attn.qkv.weight" in tensors
+    plan = ViTPlan(
+        dim, depth, heads, int(tensors["blocks.0.mlp.fc1.weight"].shape[0]), patch, grid,
+        qkv="joint" if joint else "apart",
+        qkv_bias=f"blocks.0.attn.{'qkv' if joint else 'q'}.bias" in tensors,
+        layer_scale="blocks.0.ls1.gamma" in tensors,
+        registers=int(tensors["reg_token"].shape[1]) if "reg_token" in tensors else 0,
+        class_position=class_position,
+        eps=recipe.norm_eps,
+        pool=recipe.pool,
+    )  # fmt: skip
+    if plan.pool not in POOLS:
+        raise unknown_name("pool", plan.pool, list(POOLS))
+    size = _VIT_SIZES.get((dim, depth), f"of {depth} blocks with {dim} channels")
+    said = [f"{heads} heads, LayerNorm eps {plan.eps:g}, features: the {POOLS[plan.pool]} (the file does not say)"]
+    return ViT(plan), f"vit {size}/{patch}, for {grid * patch} pixels", said
+
+
 def lenet(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
     """Two 5x5 convolutions with max-pooling and two hidden linear layers, for images of 32 pixels."""
     sizes = [int(tensors[f"{name}.weight"].shape[0]) for name in ("conv1", "conv2", "fc1", "fc2")]
@@ -174,6 +213,7 @@ def _number(name: str) -> int:
 FAMILIES: dict[str, Family] = {
     "resnet": Family(resnet),
     "flat-resnet": Family(resnet, staged),
+    "vit": Family(vit),
     "lenet": Family(lenet),
     "pixel-mlp": Family(pixel_mlp),
     "conv-encoder": Family(conv_encoder),

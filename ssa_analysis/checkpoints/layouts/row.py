@@ -29,6 +29,8 @@ class Recipe:
             ResNets, 3 as in CIFAR's. stem_relu: whether there is a ReLU after it.
         shortcut: see :class:`~ssa_analysis.models.backbones.ResNetPlan`; None: by the weights.
         activation: between the layers of the projector, ``relu`` or ``gelu``.
+        heads: of a vision transformer's attention; None: one for 64 channels. norm_eps: of its LayerNorms. pool: its
+            features, ``cls`` or ``mean``.
     """
 
     normalisation: str = "imagenet"
@@ -38,6 +40,9 @@ class Recipe:
     stem_relu: bool = True
     shortcut: str | None = None
     activation: str = "relu"
+    heads: int | None = None
+    norm_eps: float = 1e-6
+    pool: str = "cls"
 
     def changed(self, values: Mapping[str, str]) -> Recipe:
         """With settings of the user's, as texts; SettingsError for a name or a value that cannot be."""
@@ -50,9 +55,9 @@ def _parsed(name: str, kind: str, text: str) -> Any:
     try:
         if kind.startswith("bool"):
             return {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}[text.lower()]
-        return int(text) if kind.startswith("int") else text
+        return int(text) if kind.startswith("int") else float(text) if kind.startswith("float") else text
     except (KeyError, ValueError) as error:
-        wanted = "yes or no" if kind.startswith("bool") else "a whole number"
+        wanted = "yes or no" if kind.startswith("bool") else "a whole number" if kind.startswith("int") else "a number"
         raise SettingsError(f"the recipe's {name} is {wanted}, got {text!r}") from error
 
 

@@ -9,6 +9,9 @@ from ssa_analysis.checkpoints.layouts.row import LAYOUTS, Layout, Recipe
 
 _TRUNK = r"(conv1|bn1|layer\d)\."
 _RESNET = (rf"{{p}}{_TRUNK}", r"backbone.\1.")
+_VIT_ANCHOR = r"cls_token$"
+_VIT = (r"{p}(cls_token|pos_embed|reg_token|patch_embed\.|blocks\.|norm\.)", r"backbone.\1")
+_HF = r"{p}encoder\.layer\.(\d+)\."
 _LINEAR = (r"{p}fc\.", "classifier.")
 _HEADS = r"(^|\.)(fc|linear|classifier|online_classifier|head|projector|projection_head|predictor)\."
 _UNUSED = "not needed for features or embedding"
@@ -45,6 +48,43 @@ ROWS: dict[str, Layout] = {
         left_over=((r"^module\.encoder_k\.", "momentum encoder"), (r"^module\.queue(_ptr)?$", "queue of negatives")),
         certainty="certain",
         loss={"tau": 0.2},
+    ),
+    "moco-v3-vit": Layout(
+        "MoCo v3, ViT: the query encoder and its projector; ViT-S has 12 heads there",
+        "github.com/facebookresearch/moco-v3",
+        prefix=r"module\.base_encoder\.",
+        anchor=_VIT_ANCHOR,
+        keys=(r"{p}head\.0\.weight",),
+        names=(_VIT, (r"{p}head\.", "projector.")),
+        left_over=((r"^module\.momentum_encoder\.", "momentum encoder"), (r"^module\.predictor\.", "predictor")),
+        family="vit",
+        recipe=Recipe(heads=12),
+        certainty="certain",
+        loss={"tau": 0.2},
+    ),
+    "dino": Layout(
+        "DINO, full checkpoint: the teacher; its projector is the head up to the bottleneck",
+        "github.com/facebookresearch/dino",
+        places=("teacher",),
+        top=("student",),
+        prefix=r"(?:module\.)?backbone\.",
+        anchor=_VIT_ANCHOR,
+        names=(_VIT, (r"(?:module\.)?head\.mlp\.", "projector.")),
+        left_over=((r"head\.last_layer\.", "prototypes"),),
+        family="vit",
+        recipe=Recipe(activation="gelu"),
+        certainty="certain",
+    ),
+    "dino-resnet": Layout(
+        "DINO with a ResNet, full checkpoint: the teacher; its projector is the head up to the bottleneck",
+        "github.com/facebookresearch/dino",
+        places=("teacher",),
+        top=("student",),
+        prefix=r"(?:module\.)?backbone\.",
+        names=(_RESNET, (r"(?:module\.)?head\.mlp\.", "projector.")),
+        left_over=((r"head\.last_layer\.", "prototypes"),),
+        recipe=Recipe(activation="gelu"),
+        certainty="certain",
     ),
     "simsiam": Layout(
         "SimSiam: the encoder; its fc is the projector",
@@ -234,6 +274,57 @@ ROWS: dict[str, Layout] = {
         names=(_SHORTCUT, _RESNET, _LINEAR, (r"{p}linear\.", "classifier.")),
         recipe=Recipe(normalisation="cifar10-resnets"),
         certainty="guess",
+    ),
+    "timm-vit": Layout(
+        "vision transformers with timm's names (timm, DeiT, DINO's backbones), bare or behind module., backbone.; no projector",
+        "github.com/huggingface/pytorch-image-models",
+        prefix=r"(?:module\.)?(?:backbone\.|encoder\.)?|model\.",
+        anchor=_VIT_ANCHOR,
+        keys=(r"{p}blocks\.0\.attn\.qkv\.weight",),
+        names=(_VIT, (r"{p}head\.", "classifier.")),
+        left_over=((_HEADS, HEAD),),
+        family="vit",
+        certainty="guess",
+    ),
+    "huggingface-vit": Layout(
+        "Hugging Face's ViTModel and ViTForImageClassification",
+        "huggingface.co/docs/transformers",
+        prefix=r"(?:vit\.)?",
+        anchor=r"embeddings\.cls_token$",
+        keys=(r"{p}encoder\.layer\.0\.attention\.attention\.query\.weight",),
+        names=(
+            (r"{p}embeddings\.cls_token", "backbone.cls_token"), (r"{p}embeddings\.position_embeddings", "backbone.pos_embed"),
+            (r"{p}embeddings\.patch_embeddings\.projection\.", "backbone.patch_embed.proj."),
+            (rf"{_HF}attention\.attention\.(q)uery\.", r"backbone.blocks.\1.attn.\2."),
+            (rf"{_HF}attention\.attention\.(k)ey\.", r"backbone.blocks.\1.attn.\2."),
+            (rf"{_HF}attention\.attention\.(v)alue\.", r"backbone.blocks.\1.attn.\2."),
+            (rf"{_HF}attention\.output\.dense\.", r"backbone.blocks.\1.attn.proj."),
+            (rf"{_HF}intermediate\.dense\.", r"backbone.blocks.\1.mlp.fc1."),
+            (rf"{_HF}output\.dense\.", r"backbone.blocks.\1.mlp.fc2."),
+            (rf"{_HF}layernorm_before\.", r"backbone.blocks.\1.norm1."),
+            (rf"{_HF}layernorm_after\.", r"backbone.blocks.\1.norm2."),
+            (r"{p}layernorm\.", "backbone.norm."), (r"classifier\.", "classifier."),
+        ),
+        left_over=((r"pooler\.", "pooler, not part of the features"),),
+        family="vit",
+        recipe=Recipe(normalisation="half", norm_eps=1e-12),
+        certainty="certain",
+    ),
+    "huggingface-resnet": Layout(
+        "Hugging Face's ResNetModel and ResNetForImageClassification",
+        "huggingface.co/docs/transformers",
+        prefix=r"(?:resnet\.)?",
+        anchor=r"embedder\.embedder\.convolution\.weight$",
+        names=(
+            (r"{p}embedder\.embedder\.convolution\.", "backbone.conv1."),
+            (r"{p}embedder\.embedder\.normalization\.", "backbone.bn1."),
+            (r"{p}encoder\.stages\.(\d)\.layers\.(\d+)\.layer\.(\d)\.convolution\.", r"backbone.layer<1+1>.\2.conv<3+1>."),
+            (r"{p}encoder\.stages\.(\d)\.layers\.(\d+)\.layer\.(\d)\.normalization\.", r"backbone.layer<1+1>.\2.bn<3+1>."),
+            (r"{p}encoder\.stages\.(\d)\.layers\.(\d+)\.shortcut\.convolution\.", r"backbone.layer<1+1>.\2.downsample.0."),
+            (r"{p}encoder\.stages\.(\d)\.layers\.(\d+)\.shortcut\.normalization\.", r"backbone.layer<1+1>.\2.downsample.1."),
+            (r"classifier\.1\.", "classifier."),
+        ),
+        certainty="certain",
     ),
     "torchvision-resnet": Layout(
         "ResNets with torchvision's names, bare or behind module., backbone., encoder., model.; no projector",
