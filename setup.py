@@ -49,6 +49,10 @@ EXTRAS["test"] = [
     "pytorch-metric-learning>=2.5",
     "POT>=0.9.3",
     "imagecorruptions-imaug>=1.1.5",
+    # whose checkpoints are read
+    "timm>=1.0.3",
+    "transformers>=4.40",
+    "lightly>=1.5",
 ]
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11", "pandas-stubs"]
 
