@@ -96,6 +96,24 @@ def test_two_ranks_make_the_step_of_one_process_with_the_whole_batch(changes: di
                 torch.testing.assert_close(found[part][name], tensor, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_autocast_of_two_ranks_is_that_of_one_process_to_its_precision(tmp_path: Path) -> None:
+    """bfloat16 has eight bits, and ranks round other sums than one process does: gradient and SAM step as whole vectors."""
+    settings = dataclasses.replace(SETTINGS, amp="bf16", accumulate=2)
+    alone, exact = _step(settings), _step(dataclasses.replace(settings, amp="off"))
+    start = dict(build_encoder(settings, load_data("digits", subset=300)).named_parameters())
+
+    def vectors(found: dict[str, Any]) -> list[Tensor]:
+        moved = [found["weights"][name] - p.detach() for name, p in start.items()]
+        return [torch.cat([t.flatten() for t in part]) for part in (found["gradient"].values(), moved)]
+
+    own = [float((a - b).norm()) for a, b in zip(vectors(alone), vectors(exact), strict=True)]  # what bfloat16 itself changes
+    assert min(own) > 0
+    for found in on_two_ranks(_step, tmp_path / "ranks", settings):
+        apart = [float((a - b).norm()) for a, b in zip(vectors(found), vectors(alone), strict=True)]
+        assert apart[0] < 0.2 * own[0]
+        assert apart[1] < 0.6 * own[1]  # SAM goes on from a gradient that is a little different
+
+
 def test_a_run_of_two_ranks_leaves_one_checkpoint_one_log_and_one_record(tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, method="ssa-clr", rho=0.1)
     on_two_ranks(_train, tmp_path / "ranks", str(tmp_path / "run"), settings)
