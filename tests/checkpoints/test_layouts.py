@@ -7,6 +7,7 @@ names that its code gives.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ssa_analysis.checkpoints.layouts import LAYOUTS
-from ssa_analysis.checkpoints.layouts.build import check_table
+from ssa_analysis.checkpoints.layouts import LAYOUTS, find, recognise
+from ssa_analysis.checkpoints.layouts.families import FAMILIES
 from ssa_analysis.checkpoints.layouts.heads import build_head
 from ssa_analysis.checkpoints.loading import LoadedCheckpoint, load_checkpoint
 from ssa_analysis.checkpoints.normalisation import NORMALISATIONS
@@ -222,7 +223,7 @@ def everything_told(loaded: LoadedCheckpoint, content: Any) -> None:
 
 
 def test_every_row_names_a_family_that_is_there() -> None:
-    check_table(dict(LAYOUTS))
+    assert {row.family for _, row in LAYOUTS} <= set(FAMILIES)
     assert {row.certainty for _, row in LAYOUTS} <= {"certain", "likely", "guess"}
     documented = (Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md").read_text()
     assert [name for name, _ in LAYOUTS if f"`{name}`" not in documented] == []
@@ -243,6 +244,18 @@ def test_every_row_names_a_family_that_is_there() -> None:
 def test_a_projector_that_is_not_known_is_refused(names: dict[str, Tensor], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         build_head(names)
+
+
+def test_two_tensors_for_one_place_are_refused(tmp_path: Path) -> None:
+    """Nothing in the file says which of them is meant."""
+    case = swav()
+    state = {**case.content, "module.projection_head.00.weight": torch.zeros(64, 512)}
+    pattern = (r"module\.projection_head\.0+\.", "projector.0.")
+    row = dataclasses.replace(LAYOUTS.get("swav"), names=(pattern, *LAYOUTS.get("swav").names))
+    found = find(row, state)
+    assert found is not None
+    with pytest.raises(CheckpointError, match=r"'module.projection_head.0.weight' and .*00.weight' have the same place"):
+        recognise(row, state, found)
 
 
 def test_a_pickled_module_loads_as_its_state_dict(tmp_path: Path) -> None:

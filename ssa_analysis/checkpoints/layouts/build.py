@@ -13,6 +13,7 @@ from ssa_analysis.checkpoints.layouts.row import Found, Layout, Recipe, Recognis
 from ssa_analysis.checkpoints.normalisation import parse_normalisation
 from ssa_analysis.errors import CheckpointError
 from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.registry import unknown_name
 
 HEAD = "classifier or head, not part of the features"
 
@@ -32,12 +33,15 @@ def recognise(layout: Layout, payload: Any, found: Found, changes: Mapping[str, 
     for key, name in places.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = found.state[key]
+    if layout.family not in FAMILIES:
+        raise unknown_name("family", layout.family, list(FAMILIES))
     family = FAMILIES[layout.family]
     names = family.names(parts["backbone"]) if family.names is not None else {}
     if names:
-        places = {key: f"backbone.{names.get(name.removeprefix('backbone.'), name.removeprefix('backbone.'))}"
-                  if name.startswith("backbone.") else name for key, name in places.items()}  # fmt: skip
+        whole = {f"backbone.{name}": f"backbone.{new}" for name, new in names.items()}
+        places = {key: whole.get(name, name) for key, name in places.items()}
         parts["backbone"] = {names.get(name, name): tensor for name, tensor in parts["backbone"].items()}
+    _each_once(places)
     backbone, arch, assumptions = family.build(parts["backbone"], recipe)
     projector = build_head(parts["projector"], recipe.activation) if parts["projector"] else None
     classifier = _classifier(parts["classifier"], int(backbone.feature_dim))  # type: ignore[arg-type]
@@ -53,6 +57,15 @@ def recognise(layout: Layout, payload: Any, found: Found, changes: Mapping[str, 
     left_over |= _beside(payload, found)
     tensors = {name: found.state[key] for key, name in places.items()}
     return Recognised(encoder, arch, tensors, left_over, said, places=places)
+
+
+def _each_once(places: Mapping[str, str]) -> None:
+    """CheckpointError where two tensors of the file have one place: the layout would pass over one of them."""
+    seen: dict[str, str] = {}
+    for key, name in places.items():
+        if name in seen:
+            raise CheckpointError(f"{seen[name]!r} and {key!r} have the same place, {name!r}")
+        seen[name] = key
 
 
 def _normalisation(recipe: Recipe, changes: Mapping[str, str]) -> str:
@@ -79,10 +92,3 @@ def _beside(payload: Any, found: Found) -> dict[str, str]:
         for key, value in beside.items()
         if len(value)
     }
-
-
-def check_table(layouts: Mapping[str, Layout]) -> None:
-    """CheckpointError for a row with a family that is not there."""
-    for name, layout in layouts.items():
-        if layout.recognise is None and layout.family not in FAMILIES:
-            raise CheckpointError(f"layout {name!r} names the family {layout.family!r}; known: {', '.join(FAMILIES)}")

@@ -169,7 +169,7 @@ def module_state(module: Foreign, prefix: str = "", depth: int = 0) -> dict[str,
 
 def find(layout: Layout, payload: Any) -> Found | None:
     """Where the layout's state dict is, or None where the file is not of this layout."""
-    if not all(isinstance(payload, Mapping) and state_at({"x": _dig(payload, key)}, "x") is not None for key in layout.top):
+    if not all(isinstance(payload, Mapping) and key in payload for key in layout.top):
         return None
     for place in layout.places:
         state = state_at(payload, place)
@@ -190,15 +190,6 @@ def find(layout: Layout, payload: Any) -> Found | None:
 
 def _kernel(tensor: Any) -> int | None:
     return int(tensor.shape[-1]) if isinstance(tensor, Tensor) and tensor.ndim == 4 else None
-
-
-def _dig(payload: Any, place: str) -> Any:
-    """What lies at a dotted place, in a mapping of its own where it is none."""
-    for key in place.split("."):
-        if not isinstance(payload, Mapping) or key not in payload:
-            return None
-        payload = payload[key]
-    return payload if isinstance(payload, Mapping | Foreign) else {"value": payload}
 
 
 def renamed(key: str, patterns: list[tuple[re.Pattern[str], str]]) -> str | None:
