@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import functools
 import os
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -18,11 +17,7 @@ from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.checkpoints.reading import find_checkpoints
 from ssa_analysis.errors import CheckpointError, SettingsError
 from ssa_analysis.progress import duration
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from ssa_analysis.toml_files import read_toml
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -233,9 +228,9 @@ def read_config(path: str | None, verb: str, verbs: Collection[str]) -> Mapping[
     if path is None:
         return {}
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{path}: cannot be read as TOML ({error})") from error
+        content = read_toml(Path(path))
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
     for name in content:
         if name not in verbs:
             raise click.UsageError(f"{path}: [{name}] is no verb{_closest(name, verbs)}")

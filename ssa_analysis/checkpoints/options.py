@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,11 +16,7 @@ from ssa_analysis.checkpoints.own_model import OwnModel
 from ssa_analysis.checkpoints.reading import file_hash
 from ssa_analysis.errors import CheckpointError, SettingsError
 from ssa_analysis.registry import check_fields, unknown_name
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from ssa_analysis.toml_files import read_toml
 
 _PAIRS = ("names", "left_over")
 _LISTS = ("places", "top", "keys", "without")
@@ -112,12 +107,7 @@ def read_layout(path: Path) -> Layout:
     Raises:
         SettingsError: no TOML, an unknown field, a value of the wrong kind, or a pattern that is none, each named.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: is no TOML ({error})") from error
+    content = read_toml(path)
     try:
         return layout_from_dict(content)
     except SettingsError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from ssa_analysis.linking.hypotheses import HypothesisSettings
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.registry import check_fields, unknown_name
 from ssa_analysis.running.plan import DataSpec, default_measures
+from ssa_analysis.toml_files import read_toml
 from ssa_analysis.training.settings import (
     FOURIER_KEYS,
     SHARPNESS_KEYS,
@@ -22,11 +22,6 @@ from ssa_analysis.training.settings import (
     method_row,
     settings_from_flat,
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 TABLES = ("name", "seeds", "data", "transfer", "train", "grid", "score", "link")
 
@@ -79,12 +74,7 @@ def read_study(path: str | Path) -> Study:
         SettingsError: no such file, no TOML, or a table, name or value that cannot be, named with its place.
     """
     path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: is no TOML ({error})") from error
+    content = read_toml(path)
     try:
         return study_from_dict(content, path.stem)
     except SettingsError as error:

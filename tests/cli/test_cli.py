@@ -578,7 +578,7 @@ class TestConfig:
             ('[score]\nstore_path = "x"', "[score] has no option 'store_path'; did you mean store?"),
             ('[scores]\ndata = "digits"', "[scores] is no verb; did you mean score?"),
             ('data = "digits"', "[data] is no verb"),
-            ("[score", "cannot be read as TOML"),
+            ("[score", "is no TOML"),
             ("score = 3", "[score] must be a table"),
             ("[score.data]\nname = 3", "[score.data] must be a value, not a table"),
             ("[score.set]\ncurvature = 3", "[score.set] must be tables of settings, one for each measure"),
@@ -599,7 +599,7 @@ class TestConfig:
 
     def test_a_file_that_is_not_text(self, cli: Cli, good: Path) -> None:
         Path("conf.toml").write_bytes(b"\xff\xfe\x00")
-        assert "cannot be read as TOML" in cli("score", good, *DATA, "--config", "conf.toml").usage()
+        assert "conf.toml: is no TOML" in cli("score", good, *DATA, "--config", "conf.toml").usage()
 
 
 class TestTerminals:
