@@ -53,6 +53,7 @@ EXTRAS["test"] = [
     "timm>=1.0.3",
     "transformers>=4.40",
     "lightly>=1.5",
+    "pytorch-lightning>=2.0",
 ]
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11", "pandas-stubs"]
 

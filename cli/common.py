@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import click
 
+from ssa_analysis.checkpoints.finding import find_checkpoints
 from ssa_analysis.checkpoints.options import load_options
 from ssa_analysis.checkpoints.own_model import parse_model
-from ssa_analysis.checkpoints.reading import find_checkpoints
 from ssa_analysis.errors import CheckpointError, SettingsError
 from ssa_analysis.progress import duration
 from ssa_analysis.toml_files import read_toml
@@ -67,16 +67,22 @@ def data_options(function: F) -> F:
 
 
 def model_options(function: F) -> F:
-    """``--model``, ``--normalise``, ``--layout``, ``--recipe``; the command gets them as ``options``."""
+    """``--model``, ``--normalise``, ``--layout``, ``--recipe``, ``--embedding``; the command gets them as ``options``."""
 
     @functools.wraps(function)
     def command(
-        *arguments: Any, model: str | None, normalise: str | None, layout: str | None, recipe: tuple[str, ...], **others: Any
+        *arguments: Any,
+        model: str | None,
+        normalise: str | None,
+        layout: str | None,
+        recipe: tuple[str, ...],
+        embedding: str,
+        **others: Any,
     ) -> Any:
         if model is None and normalise is not None:
             recipe = (*recipe, f"normalisation={normalise}")
         own = None if model is None else parse_model(model, normalise)
-        return function(*arguments, options=load_options(own, layout, recipe), **others)
+        return function(*arguments, options=load_options(own, layout, recipe, embedding), **others)
 
     from_file = "Your own architecture: the file is executed, the function returns a torch.nn.Module. See docs/checkpoints.md"
     numbers = "Input normalisation: imagenet, cifar10, cifar100, half, none or m,m,m/s,s,s. Needed with --model."
@@ -92,7 +98,13 @@ def model_options(function: F) -> F:
                 "--recipe",
                 multiple=True,
                 metavar="NAME=VALUE",
-                help="What the file does not say: stem_stride, stem_padding, max_pool, stem_relu, shortcut, ...; repeatable.",
+                help="What the file does not say: stem_padding, max_pool, stem_relu, heads, feature_layer, ...; repeatable.",
+            ),
+            click.option(
+                "--embedding",
+                default="projector",
+                show_default=True,
+                help="What the contrastive loss sees: the projector's output, or features, for a file without one.",
             ),
         )
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 
 import click
@@ -11,6 +12,9 @@ from ssa_analysis.cli.common import model_options
 from ssa_analysis.checkpoints.loading import LoadReport, load_checkpoint
 from ssa_analysis.checkpoints.options import LoadOptions
 
+WITHOUT = (
+    "no: the contrastive loss and the embedding need one; --embedding features takes the features, --loss supervised a probe"
+)
 SURE = {
     "certain": "certain: no other project writes such names",
     "likely": "likely: by its names",
@@ -22,8 +26,9 @@ SURE = {
 @click.command()
 @click.argument("file", type=click.Path())
 @model_options
+@click.option("--tensors", is_flag=True, help="List every tensor of the file and where it landed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the load report as JSON on stdout.")
-def command(file: str, options: LoadOptions, as_json: bool) -> None:
+def command(file: str, options: LoadOptions, tensors: bool, as_json: bool) -> None:
     """Say what a checkpoint FILE holds, how it was recognised, and what was assumed. Nothing in it is executed.
 
     The file of --model is yours and is executed.
@@ -31,20 +36,25 @@ def command(file: str, options: LoadOptions, as_json: bool) -> None:
     \b
     Example:
       ssa-analyze inspect runs/a/last.pt
+      ssa-analyze inspect resnet50.pth --tensors
+      ssa-analyze inspect net.pth --layout moco --recipe max_pool=no
     """
     report = load_checkpoint(file, options).report
     click.echo(json.dumps(asdict(report), indent=1) if as_json else describe(report))
+    if tensors and not as_json:
+        for key, place in report.places.items():
+            click.echo(f"tensor       {key} -> {place}")
 
 
 def describe(report: LoadReport) -> str:
     """A load report as text."""
-    projector = "yes" if report.has_projector else "no (measures of the contrastive loss and the embedding need one)"
+    projector = "yes" if report.has_projector else WITHOUT
     lines = [
         f"file         {report.path}",
         f"sha256       {report.sha256}",
         f"layout       {report.layout}{f' ({SURE[report.certainty]})' if report.certainty else ''}",
         f"encoder      {report.arch}",
-        f"weights      {report.parameters:,} in {report.tensors} tensors, all placed, all finite",
+        f"weights      {report.parameters:,} in {report.tensors} tensors, all placed, all finite{_parts(report)}",
         f"projector    {projector}",
         f"classifier   {'yes' if report.has_classifier else 'no (the supervised loss takes a linear probe in its place)'}",
     ]
@@ -56,6 +66,21 @@ def describe(report: LoadReport) -> str:
         loss = f"tau {settings['tau']}, beta {settings['beta'] or 'K'}"
         mean = report.training["loss"]
         lines.append(f"loss         {loss}, {'no epoch yet' if mean is None else f'last epoch mean {mean:.4f}'}")
+    lines += [f"images       trained with {report.image_size} pixels"] if report.image_size else []
     lines += [f"assumed      {text}" for text in report.assumptions]
-    lines += [f"left over    {key}: {why}" for key, why in report.left_over.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_left_over(report)])
+
+
+def _parts(report: LoadReport) -> str:
+    """How many tensors each part of the encoder has got."""
+    parts = Counter(place.partition(".")[0] for place in report.places.values())
+    return f" ({', '.join(f'{count} {part}' for part, count in parts.items())})" if parts else ""
+
+
+def _left_over(report: LoadReport) -> list[str]:
+    """A line for each reason, with the keys that have it."""
+    reasons: dict[str, list[str]] = {}
+    for key, why in report.left_over.items():
+        reasons.setdefault(why, []).append(key)
+    few = {why: ", ".join(keys) if len(keys) <= 3 else f"{keys[0]} ... {keys[-1]} ({len(keys)})" for why, keys in reasons.items()}
+    return [f"left over    {keys}: {why}" for why, keys in few.items()]

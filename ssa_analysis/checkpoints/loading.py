@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ssa_analysis.checkpoints.containers import describe
+from ssa_analysis.checkpoints.finding import find_checkpoints
+from ssa_analysis.checkpoints.folders import content_hash, read_checkpoint, said_beside
 from ssa_analysis.checkpoints.layouts import LAYOUTS, Recognised, find, recognise
 from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.own_model import OwnModel, recognise_own
-from ssa_analysis.checkpoints.reading import file_hash, first_line, read_file
+from ssa_analysis.checkpoints.reading import file_hash, first_line
 from ssa_analysis.errors import CheckpointError, SSAError
 from ssa_analysis.models.encoder import Encoder
 
@@ -39,6 +41,7 @@ class LoadReport:
     training: dict[str, Any]
     places: dict[str, str] = field(default_factory=dict)
     certainty: str = ""
+    image_size: int | None = None
 
     @property
     def method(self) -> str:
@@ -65,9 +68,9 @@ def load_checkpoint(path: str | Path, options: LoadOptions | None = None) -> Loa
     Raises:
         CheckpointError: unreadable, refused, unknown layout, keys or shapes that do not fit, weights not finite.
     """
-    path = Path(path)
-    payload = read_file(path)
-    sha256 = file_hash(path)
+    path = _one_file(Path(path))
+    payload = read_checkpoint(path)
+    sha256 = content_hash(path)
     options = options or LoadOptions()
     sure = ""
     if options.model is not None:
@@ -75,6 +78,11 @@ def load_checkpoint(path: str | Path, options: LoadOptions | None = None) -> Loa
     else:
         name, sure, found = _find_layout(path, payload, options)
     _fill(path, found)
+    projector, assumptions = found.encoder.projector is not None, list(found.assumptions)
+    if options.embedding == "features":
+        found.encoder.projector = nn.Identity()
+        beside = "; its projector is set aside" if projector else ""
+        assumptions.append(f"embedding: the features themselves{beside} (as you say)")
     report = LoadReport(
         path=str(path),
         sha256=sha256,
@@ -82,15 +90,26 @@ def load_checkpoint(path: str | Path, options: LoadOptions | None = None) -> Loa
         arch=found.arch,
         tensors=len(found.tensors),
         parameters=sum(p.numel() for p in found.encoder.parameters()),
-        has_projector=found.encoder.projector is not None,
+        has_projector=projector,
         has_classifier=found.encoder.classifier is not None,
         left_over=found.left_over,
-        assumptions=found.assumptions,
+        assumptions=assumptions,
         training=found.training,
         places=found.places,
         certainty=sure,
+        image_size=found.image_size,
     )
     return LoadedCheckpoint(found.encoder.eval(), report)
+
+
+def _one_file(path: Path) -> Path:
+    """The file itself, or the one that a folder stands for."""
+    if not path.is_dir():
+        return path
+    files = find_checkpoints([str(path)])
+    if len(files) > 1:
+        raise CheckpointError(f"{path}: the folder holds {len(files)} checkpoints, first {files[0].name}; name one of them")
+    return files[0]
 
 
 def _find_layout(path: Path, payload: Any, options: LoadOptions) -> tuple[str, str, Recognised]:
@@ -103,8 +122,9 @@ def _find_layout(path: Path, payload: Any, options: LoadOptions) -> tuple[str, s
                 if changes:
                     raise CheckpointError(f"{path}: says its recipe itself ({name}); --recipe cannot change it")
                 return name, sure, _recognise(path, name, partial(layout.recognise, payload))
-        elif (found := find(layout, payload)) is not None:
-            return name, sure, _recognise(path, name, partial(recognise, layout, payload, found, changes))
+        elif (found := find(layout, payload, named is not None)) is not None:
+            build = partial(recognise, layout, payload, found, changes, said_beside(path))
+            return name, sure, _recognise(path, name, build)
     if named is not None:
         raise CheckpointError(f"{path}: is not of the layout {named[0]} ({_describe(payload)})")
     hint = "or bring the architecture with --model path/to/file.py:function"

@@ -23,6 +23,9 @@ _LISTS = ("places", "top", "keys", "without")
 _TEXTS = ("summary", "source", "prefix", "anchor", "family", "certainty")
 
 
+EMBEDDINGS = ("projector", "features")
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """What the user says of the files; small enough to send to a worker.
@@ -32,12 +35,15 @@ class LoadOptions:
         layout: name of a layout or path of a ``.toml`` file with one; empty: the first that fits.
         layout_sha256: of that file, so that stored scores belong to one version of it.
         recipe: settings of the layout's recipe that are changed, as texts.
+        embedding: ``projector`` (its output, so that a file without one has no embedding) or ``features``: the features
+            themselves, as where the loss of training stood on them.
     """
 
     model: OwnModel | None = None
     layout: str = ""
     layout_sha256: str = ""
     recipe: tuple[tuple[str, str], ...] = ()
+    embedding: str = "projector"
 
     @property
     def identity(self) -> list[Any]:
@@ -47,6 +53,8 @@ class LoadOptions:
             said.append([self.model.sha256, self.model.function, self.model.normalise])
         if self.layout or self.recipe:
             said.append([self.layout_sha256 or self.layout, sorted(self.recipe)])
+        if self.embedding != "projector":
+            said.append(["embedding", self.embedding])
         return said
 
     @property
@@ -55,6 +63,7 @@ class LoadOptions:
         parts = {
             "model": str(self.model) if self.model is not None else "", "layout": self.layout,
             "recipe": ", ".join(f"{name}={value}" for name, value in self.recipe),
+            "embedding": "" if self.embedding == "projector" else self.embedding,
         }  # fmt: skip
         return {name: text for name, text in parts.items() if text}
 
@@ -70,17 +79,21 @@ class LoadOptions:
         return path.stem, read_layout(path)
 
 
-def load_options(model: OwnModel | None = None, layout: str | None = None, recipe: Sequence[str] = ()) -> LoadOptions:
+def load_options(
+    model: OwnModel | None = None, layout: str | None = None, recipe: Sequence[str] = (), embedding: str = "projector"
+) -> LoadOptions:
     """Check what the user says.
 
     Args:
-        layout: a name or a path of a ``.toml`` file. recipe: ``NAME=VALUE`` each.
+        layout: a name or a path of a ``.toml`` file. recipe: ``NAME=VALUE`` each. embedding: one of ``EMBEDDINGS``.
 
     Raises:
         SettingsError: no such layout, a file that is none, a setting that the recipe has not, or both with ``model``.
     """
     if model is not None and (layout or recipe):
         raise SettingsError("an architecture of your own (--model) has no layout: --layout and --recipe do not go with it")
+    if embedding not in EMBEDDINGS:
+        raise unknown_name("embedding", embedding, list(EMBEDDINGS))
     changes = {}
     for item in recipe:
         name, equals, value = item.partition("=")
@@ -96,7 +109,7 @@ def load_options(model: OwnModel | None = None, layout: str | None = None, recip
             sha256 = file_hash(Path(layout))
         except CheckpointError as error:
             raise SettingsError(str(error)) from error
-    options = LoadOptions(model, layout or "", sha256, tuple(sorted(changes.items())))
+    options = LoadOptions(model, layout or "", sha256, tuple(sorted(changes.items())), embedding)
     options.row()
     return options
 
@@ -163,10 +176,16 @@ def _pairs(key: str, value: Any) -> tuple[tuple[str, str], ...]:
     return tuple((_pattern(key, pattern), _text(key, text)) for pattern, text in value)
 
 
-def _kernel(key: str, value: Any) -> int:
+def _whole(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise SettingsError(f"{key} must be a whole number, got {value!r}")
     return value
+
+
+def _widths(key: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise SettingsError(f"{key} must be a list of whole numbers, got {value!r}")
+    return tuple(_whole(key, item) for item in value)
 
 
 def _recipe(key: str, value: Any) -> Recipe:
@@ -190,7 +209,8 @@ _VALUES: dict[str, Any] = {
     **dict.fromkeys(_TEXTS, _text),
     **dict.fromkeys(_LISTS, _patterns),
     **dict.fromkeys(_PAIRS, _pairs),
-    "kernel": _kernel,
+    "kernel": _whole,
+    "widths": _widths,
     "recipe": _recipe,
     "loss": _loss,
 }

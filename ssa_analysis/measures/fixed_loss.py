@@ -151,7 +151,8 @@ def fixed_operator(
 def _contrastive(encoder: Encoder, data: Data, settings: FixedLossSettings) -> tuple[nn.Module, list[Batch]]:
     if encoder.projector is None:
         raise MeasureError(
-            "this checkpoint has no projector: the contrastive loss needs one (--loss supervised takes a classifier or a probe)"
+            "this checkpoint has no projector: the contrastive loss needs one (--loss supervised takes a classifier or a probe, "
+            "--embedding features the features as embedding)"
         )
     tau, beta = loss_parameters(encoder, settings)
     check_temperature(tau, beta)

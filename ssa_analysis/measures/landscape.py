@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ssa_analysis.checkpoints.reading import one_checkpoint, pinned_hash
+from ssa_analysis.checkpoints.finding import one_checkpoint, pinned_hash
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.base import measure

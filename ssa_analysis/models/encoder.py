@@ -79,7 +79,10 @@ class Encoder(nn.Module):
     def embed_features(self, h: Tensor) -> Tensor:
         """Features ``(n, feature_dim)`` -> embedding z ``(n, d)``, unit rows; MeasureError without a projector."""
         if self.projector is None:
-            raise MeasureError("this checkpoint has no projector: the contrastive loss and the embedding need one")
+            raise MeasureError(
+                "this checkpoint has no projector: the contrastive loss and the embedding need one (--embedding features takes "
+                "the features in its place, --loss supervised a classifier or a probe)"
+            )
         return normalize(self.projector(h), dim=1)
 
     def embed(self, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Attention is written out: the fused kernels have no second derivative, which Hes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class ViTPlan:
         qkv: ``joint`` (one linear layer ``qkv``) or ``apart`` (``q``, ``k``, ``v``). qkv_bias: whether it has a bias.
         layer_scale: whether each branch has a factor for every channel (DINOv2). registers: further tokens without
             positions. class_position: whether the position embedding has a row for the class token.
+        position_offset, position_antialias: of the interpolation of the position embedding, see above; DINOv2 adds 0.1 to
+            the number of patches, and its networks with registers interpolate with antialiasing.
         eps: of the LayerNorms. pool: the features are the class token (``cls``) or the mean of the patches (``mean``).
     """
 
@@ -40,6 +43,8 @@ class ViTPlan:
     class_position: bool = True
     eps: float = 1e-6
     pool: str = "cls"
+    position_offset: float = 0.0
+    position_antialias: bool = False
 
 
 class _Scale(nn.Module):
@@ -124,7 +129,12 @@ class ViT(nn.Module):
         if (rows, columns) == (plan.grid, plan.grid):
             return patches
         square = patches.reshape(1, plan.grid, plan.grid, plan.dim).permute(0, 3, 1, 2)
-        resized = interpolate(square, (rows, columns), mode="bicubic", align_corners=False)
+        resize = partial(interpolate, square, mode="bicubic", align_corners=False, antialias=plan.position_antialias)
+        more = plan.position_offset
+        if more:
+            resized = resize(scale_factor=((rows + more) / plan.grid, (columns + more) / plan.grid))
+        else:
+            resized = resize(size=(rows, columns))
         return resized.permute(0, 2, 3, 1).reshape(1, rows * columns, plan.dim)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from ssa_analysis import theory as _theory  # noqa: F401  (registers the bounds as a measure)
+from ssa_analysis.checkpoints.folders import content_hash
 from ssa_analysis.checkpoints.loading import LoadedCheckpoint, LoadReport, load_checkpoint
 from ssa_analysis.checkpoints.options import LoadOptions
-from ssa_analysis.checkpoints.reading import file_hash
 from ssa_analysis.data.datasets import Data, load_data
 from ssa_analysis.errors import MeasureError, SettingsError, SSAError
 from ssa_analysis.measures import MEASURES
@@ -123,7 +123,7 @@ def make_cells(
     version, options = __version__, options or LoadOptions()
     return [
         Cell(str(path), sha256, row.name, settings[row.name], data.name, data.fingerprint, f"{version}/{row.revision}", options)
-        for path, sha256 in ((path, file_hash(path)) for path in paths)
+        for path, sha256 in ((path, content_hash(path)) for path in paths)
         for row in rows
     ]
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssa_analysis.checkpoints.finding import one_checkpoint
 from ssa_analysis.checkpoints.loading import LoadedCheckpoint, load_checkpoint
-from ssa_analysis.checkpoints.reading import one_checkpoint
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.pairs import PairBatch
 from ssa_analysis.errors import SettingsError

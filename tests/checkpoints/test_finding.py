@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ssa_analysis.checkpoints.reading import find_checkpoints
+from ssa_analysis.checkpoints.finding import find_checkpoints
 from ssa_analysis.errors import CheckpointError
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -178,6 +180,101 @@ def test_hugging_face_s_vision_transformer(tmp_path: Path, classifier: bool) -> 
         if classifier:
             torch.testing.assert_close(loaded.encoder.logits(images()), net(normalised("half")).logits, **CLOSE)
     assert loaded.report.layout == "huggingface-vit"
+
+
+def test_a_hugging_face_folder_says_heads_eps_and_normalisation(tmp_path: Path) -> None:
+    """Four heads of 32 channels, where the usual would be two of 64; the file of weights alone cannot say."""
+    library = transformers()
+    config = library.ViTConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=32,
+                               patch_size=8, layer_norm_eps=1e-3)  # fmt: skip
+    with seeded(0, "hf"):
+        net = disturbed(library.ViTModel(config))
+    net.save_pretrained(tmp_path)
+    preprocessor = {"do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "rescale_factor": 1 / 255}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    (tmp_path / "training_args.bin").write_bytes(b"not weights")
+    loaded = load_checkpoint(tmp_path)
+    mean, std = (torch.tensor(preprocessor[name]).view(1, 3, 1, 1) for name in ("image_mean", "image_std"))
+    with torch.no_grad():
+        features = net((images() - mean) / std).last_hidden_state[:, 0]
+        torch.testing.assert_close(loaded.encoder.features(images()), features, **CLOSE)
+    said = loaded.report.assumptions
+    assert "4 heads (from config.json)" in said
+    assert "LayerNorm eps 0.001 (from config.json)" in said
+    assert "input normalisation: 0.4,0.5,0.6/0.2,0.3,0.4 (from preprocessor_config.json)" in said
+    assert (
+        "input normalisation: none, pixels in [0, 1] (as you say)"
+        in load_checkpoint(tmp_path, load_options(recipe=["normalisation=none"])).report.assumptions
+    )
+    before = loaded.report.sha256
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**preprocessor, "do_normalize": False}))
+    again = load_checkpoint(tmp_path / "model.safetensors")
+    assert "input normalisation: none, pixels in [0, 1] (from preprocessor_config.json)" in again.report.assumptions
+    assert again.report.sha256 != before, "other numbers need another key"
+
+
+def test_a_hugging_face_folder_in_shards(tmp_path: Path) -> None:
+    library = transformers()
+    config = library.ViTConfig(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=32,
+                               patch_size=8)  # fmt: skip
+    with seeded(0, "hf"):
+        net = disturbed(library.ViTModel(config))
+    net.save_pretrained(tmp_path, max_shard_size="200KB")
+    index = tmp_path / "model.safetensors.index.json"
+    assert index.is_file()
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    loaded = load_checkpoint(tmp_path)
+    with torch.no_grad():
+        features = net(normalised("half")).last_hidden_state[:, 0]
+        torch.testing.assert_close(loaded.encoder.features(images()), features, **CLOSE)
+    content = json.loads(index.read_text())
+    for bad in ("../model.safetensors", str(tmp_path / "x.safetensors")):
+        index.write_text(json.dumps({**content, "weight_map": {**content["weight_map"], "layernorm.bias": bad}}))
+        with pytest.raises(CheckpointError, match="which is no file beside it"):
+            load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", '{"num_attention_heads": 2, "hidden_act": "quick_gelu"}', "hidden_act 'quick_gelu' is not known here"),
+        ("config.json", '{"num_attention_heads": "two"}', "a value of the wrong kind"),
+        ("config.json", "[1]", "no JSON object"),
+        ("config.json", "{", "cannot be read as JSON"),
+        ("preprocessor_config.json", '{"do_rescale": false}', "not rescaled"),
+        ("preprocessor_config.json", '{"image_mean": 3, "image_std": [1]}', "a value of the wrong kind"),
+        ("preprocessor_config.json", '{"image_mean": [0.5], "image_std": [0.5]}', "write three means"),
+    ],
+)
+def test_a_configuration_that_cannot_be_followed_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    save_file(timm_vit().state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "model.safetensors")
+
+
+def test_a_timm_folder_says_its_normalisation(tmp_path: Path) -> None:
+    net = timm_vit()
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "vit", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 32, 32]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load_checkpoint(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.encoder.logits(images()), net(normalised("half")), **CLOSE)
+    assert loaded.report.image_size == 32
+
+
+def test_hugging_face_s_names_in_memory(tmp_path: Path) -> None:
+    """transformers 5 has other names in memory than in its files, and state dicts are saved from there, too."""
+    library = transformers()
+    config = library.ViTConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32,
+                               patch_size=8)  # fmt: skip
+    with seeded(0, "hf"):
+        net = disturbed(library.ViTModel(config))
+    torch.save(net.state_dict(), tmp_path / "vit.pth")
+    with torch.no_grad():
+        features = net(normalised("half")).last_hidden_state[:, 0]
+        torch.testing.assert_close(load_checkpoint(tmp_path / "vit.pth").encoder.features(images()), features, **CLOSE)
 
 
 @pytest.mark.parametrize("kind", ["basic", "bottleneck"])

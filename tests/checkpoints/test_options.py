@@ -80,7 +80,8 @@ def test_settings_of_the_recipe_change_the_function_and_are_told(tmp_path: Path)
         torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "net.pth")
     usual = load_checkpoint(tmp_path / "net.pth")
     for text, told in (
-        ("stem_padding=2", "stem_padding 2 (as you say)"), ("max_pool=no", "max_pool no (as you say)"),
+        ("stem_padding=2", "padding 2, with max-pooling (stem_padding as you say; the rest is assumed)"),
+        ("max_pool=no", "without max-pooling (max_pool as you say"),
         ("stem_relu=no", "without the usual ReLU"), ("normalisation=half", "input normalisation: half (as you say)"),
     ):  # fmt: skip
         loaded = load_checkpoint(tmp_path / "net.pth", load_options(recipe=[text]))
@@ -126,6 +127,8 @@ BASE: dict[str, Any] = {"names": [["x", "backbone."]]}
         ({"names": [["x"]]}, "names must be a list of pairs"),
         ({"names": [["x", "trunk."]]}, "'trunk.' must begin with backbone., projector. or classifier."),
         ({**BASE, "kernel": "3"}, "kernel must be a whole number"),
+        ({**BASE, "widths": 64}, "widths must be a list of whole numbers"),
+        ({**BASE, "widths": ["64"]}, "widths must be a whole number"),
         ({**BASE, "family": "resnt"}, "unknown family 'resnt'; did you mean resnet"),
         ({**BASE, "certainty": "sure"}, "unknown certainty 'sure'"),
         ({**BASE, "recipe": {"padding": 2}}, "unknown recipe setting 'padding'"),

@@ -113,7 +113,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "gone.pt")
     with pytest.raises(CheckpointError, match=r"cannot be read \(No such file"):
         file_hash(tmp_path / "gone.pt")
-    with pytest.raises(CheckpointError, match="a folder; name a file in it"):
+    with pytest.raises(CheckpointError, match="the folder holds no checkpoint"):
         load_checkpoint(tmp_path)
 
 

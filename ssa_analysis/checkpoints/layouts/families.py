@@ -6,17 +6,29 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from ssa_analysis.checkpoints.layouts.row import Recipe
 from ssa_analysis.errors import CheckpointError
 from ssa_analysis.models.backbones import ResNet, ResNetPlan, Stem
+from ssa_analysis.models.selective import SKPlan, SKResNet
 from ssa_analysis.models.small import ConvEncoder, LeNet, PixelMLP
 from ssa_analysis.models.vit import ViT, ViTPlan
 from ssa_analysis.registry import unknown_name
 
-Built = tuple[nn.Module, str, list[str]]
+
+class Built(NamedTuple):
+    """A backbone, what it is, what the tensors do not say, and the pixels of a side that it was trained with, where known.
+
+    ``assumed`` is in words, by the settings of the recipe that it comes from; none where nobody can change it.
+    """
+
+    module: nn.Module
+    arch: str
+    assumed: dict[tuple[str, ...], str]
+    image_size: int | None
 
 
 @dataclass(frozen=True)
@@ -24,10 +36,12 @@ class Family:
     """How an architecture is rebuilt: a module whose state dict has the names of the tensors, what it is, what was assumed.
 
     Attributes:
-        names: from names of the tensors to those of the module, where they depend on all of them.
+        settings: of the recipe that matter to it. names: from names of the tensors to those of the module, where they
+            depend on all of them.
     """
 
     build: Callable[[Mapping[str, Tensor], Recipe], Built]
+    settings: tuple[str, ...] = ()
     names: Callable[[Mapping[str, Tensor]], dict[str, str]] | None = None
 
 
@@ -37,6 +51,8 @@ _NAMES: dict[tuple[tuple[int, ...], bool], str] = {
 }  # fmt: skip
 
 
+_STEM = ("stem_stride", "stem_padding", "max_pool", "stem_relu")
+_RESNET = (*_STEM, "shortcut", "feature_layer")
 _VIT_SIZES = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
 POOLS = {"cls": "class token", "mean": "mean of the patches"}
 
@@ -53,7 +69,7 @@ def _counted(names: Mapping[str, Tensor]) -> tuple[int, ...]:
     return tuple(len(blocks[stage]) for stage in stages)
 
 
-def _stem(kernel: int, recipe: Recipe) -> tuple[Stem, list[str]]:
+def _stem(kernel: int, recipe: Recipe) -> tuple[Stem, dict[tuple[str, ...], str]]:
     """The stem, and what of it was assumed."""
     usual = {3: Stem(3, 1, 1, max_pool=False), 7: Stem()}.get(kernel)
     if usual is None and None in (recipe.stem_stride, recipe.stem_padding, recipe.max_pool):
@@ -69,11 +85,11 @@ def _stem(kernel: int, recipe: Recipe) -> tuple[Stem, list[str]]:
         recipe.stem_relu,
     )
     if stem == Stem():
-        return stem, []
+        return stem, {}
     pool = "with" if stem.max_pool else "without"
     relu = "" if stem.relu else ", without the usual ReLU after it"
     said = f"{kernel}x{kernel} stem of stride {stem.stride}, padding {stem.padding}, {pool} max-pooling{relu}"
-    return stem, [f"{said} (the file does not say)"]
+    return stem, {_STEM: said}
 
 
 def resnet(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
@@ -95,7 +111,7 @@ def resnet(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
     shortcut = _shortcut(tensors, recipe)
     if shortcut in ("pad", "none"):
         skipped = "shortcuts without weights (option A)" if shortcut == "pad" else "no skip connections"
-        assumed.append(f"{skipped} (the file does not say)")
+        assumed[("shortcut",)] = skipped
     plan = ResNetPlan(bottleneck, depths, width, stem, planes, base_width, groups, shortcut)
     name = _NAMES.get((depths, bottleneck))
     if name is None and not bottleneck and len(depths) == 3 and len(set(depths)) == 1:
@@ -105,7 +121,8 @@ def resnet(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
     if groups > 1 or base_width != 64:
         name += f" ({groups} groups of base width {base_width})"
     stem_name = {3: "cifar", 7: "imagenet"}.get(kernel, f"{kernel}x{kernel}")
-    return ResNet(plan), f"{name}, width {width}, {stem_name} stem", assumed
+    size = recipe.image_size or {3: 32, 7: 224}.get(kernel)
+    return Built(ResNet(plan), f"{name}, width {width}, {stem_name} stem", assumed, size)
 
 
 def _shortcut(tensors: Mapping[str, Tensor], recipe: Recipe) -> str:
@@ -168,18 +185,22 @@ def vit(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
         class_position=class_position,
         eps=recipe.norm_eps,
         pool=recipe.pool,
+        position_offset=recipe.position_offset,
+        position_antialias=recipe.position_antialias,
     )  # fmt: skip
     if plan.pool not in POOLS:
         raise unknown_name("pool", plan.pool, list(POOLS))
     size = _VIT_SIZES.get((dim, depth), f"of {depth} blocks with {dim} channels")
-    said = [f"{heads} heads, LayerNorm eps {plan.eps:g}, features: the {POOLS[plan.pool]} (the file does not say)"]
-    return ViT(plan), f"vit {size}/{patch}, for {grid * patch} pixels", said
+    said: dict[tuple[str, ...], str] = {
+        ("heads",): f"{heads} heads", ("norm_eps",): f"LayerNorm eps {plan.eps:g}", ("pool",): f"features: the {POOLS[plan.pool]}"
+    }  # fmt: skip
+    return Built(ViT(plan), f"vit {size}/{patch}, for {grid * patch} pixels", said, recipe.image_size or grid * patch)
 
 
 def lenet(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
     """Two 5x5 convolutions with max-pooling and two hidden linear layers, for images of 32 pixels."""
     sizes = [int(tensors[f"{name}.weight"].shape[0]) for name in ("conv1", "conv2", "fc1", "fc2")]
-    return LeNet(*sizes), "lenet", ["ReLU and 2x2 max-pooling after each convolution (the file does not say)"]
+    return Built(LeNet(*sizes), "lenet", {(): "ReLU and 2x2 max-pooling after each convolution"}, 32)
 
 
 def pixel_mlp(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
@@ -190,7 +211,8 @@ def pixel_mlp(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
     if side * side != sizes[0]:
         raise CheckpointError(f"its first layer takes {sizes[0]} numbers, which are no square image of one channel")
     names = "-".join(map(str, sizes))
-    return PixelMLP(sizes), f"mlp {names}", [f"grey images of {side} pixels, ReLU between the layers (the file does not say)"]
+    said = f"grey images of {side} pixels, ReLU between the layers"
+    return Built(PixelMLP(sizes), f"mlp {names}", {(): said}, side)
 
 
 def conv_encoder(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
@@ -199,8 +221,21 @@ def conv_encoder(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
     weights = [tensors[f"net.{number}.weight"] for number in numbers]
     channels = [int(weights[0].shape[1]), *(int(weight.shape[0]) for weight in weights[:-1])]
     encoder = ConvEncoder(channels, int(weights[-1].shape[0]), int(weights[-1].shape[1]))
-    said = "strides 2 and 1 in turn, GELU after each convolution (the file does not say)"
-    return encoder, f"conv encoder {'-'.join(map(str, channels))}, {len(weights[-1])} features", [said]
+    said = "strides 2 and 1 in turn, GELU after each convolution"
+    return Built(
+        encoder, f"conv encoder {'-'.join(map(str, channels))}, {len(weights[-1])} features", {(): said}, recipe.image_size
+    )
+
+
+def sk_resnet(tensors: Mapping[str, Tensor], recipe: Recipe) -> Built:
+    """SimCLR v2's ResNets with selective kernels: ``stem.N``, ``layerN.M``."""
+    depths = _counted(tensors)
+    planes, squeezed = (int(tensors[f"layer1.0.{name}.weight"].shape[0]) for name in ("conv1", "sk.squeeze"))
+    width = int(tensors["stem.6.weight"].shape[0])
+    ratio = max(int(tensors[f"layer{len(depths)}.0.sk.squeeze.weight"].shape[0]) / (planes * 2 ** (len(depths) - 1)), 1e-3)
+    name = _NAMES.get((depths, True), f"resnet of bottleneck blocks {depths}")
+    module = SKResNet(SKPlan(depths, width, planes, ratio, squeezed))
+    return Built(module, f"{name} with selective kernels, width {width}", {}, recipe.image_size or 224)
 
 
 def _number(name: str) -> int:
@@ -211,9 +246,10 @@ def _number(name: str) -> int:
 
 
 FAMILIES: dict[str, Family] = {
-    "resnet": Family(resnet),
-    "flat-resnet": Family(resnet, staged),
-    "vit": Family(vit),
+    "resnet": Family(resnet, _RESNET),
+    "flat-resnet": Family(resnet, _RESNET, staged),
+    "sk-resnet": Family(sk_resnet, ("feature_layer",)),
+    "vit": Family(vit, ("heads", "norm_eps", "pool", "position_offset", "position_antialias", "feature_layer")),
     "lenet": Family(lenet),
     "pixel-mlp": Family(pixel_mlp),
     "conv-encoder": Family(conv_encoder),

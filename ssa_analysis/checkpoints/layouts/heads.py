@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -16,8 +17,9 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 def build_head(tensors: Mapping[str, Tensor], activation: str = "relu") -> nn.Module:
     """A module whose state dict has the names of ``tensors``: ``weight`` of a single layer, or ``NUMBER.weight``, ...
 
-    In a ``torch.nn.Sequential`` a number without tensors is an activation. Two linear layers with none between them, and
-    whatever is neither linear nor BatchNorm, raise a CheckpointError.
+    In a ``torch.nn.Sequential`` numbers without tensors between two layers are an activation (and dropout, which does
+    nothing in evaluation). Two linear layers with none between them, and whatever is neither linear nor BatchNorm, raise a
+    CheckpointError.
     """
     if activation not in ACTIVATIONS:
         raise unknown_name("activation", activation, list(ACTIVATIONS))
@@ -29,13 +31,16 @@ def build_head(tensors: Mapping[str, Tensor], activation: str = "relu") -> nn.Mo
         if match is None:
             raise CheckpointError(f"a projector with a tensor {name!r} is not known")
         parts.setdefault(int(match[1]), {})[match[2]] = tensor
-    layers: list[nn.Module] = []
-    for number in range(max(parts) + 1):
-        layer = _layer(parts[number]) if number in parts else ACTIVATIONS[activation]()
-        if isinstance(layer, nn.Linear) and layers and isinstance(layers[-1], nn.Linear):
-            raise CheckpointError(f"between layers {number - 1} and {number} of the projector there is no activation")
-        layers.append(layer)
-    return nn.Sequential(*layers)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    before: int | None = None
+    for number in sorted(parts):
+        layer = _layer(parts[number])
+        if number > (0 if before is None else before + 1):
+            layers[str(number - 1)] = ACTIVATIONS[activation]()
+        elif isinstance(layer, nn.Linear) and before is not None and isinstance(layers[str(before)], nn.Linear):
+            raise CheckpointError(f"between layers {before} and {number} of the projector there is no activation")
+        layers[str(number)], before = layer, number
+    return nn.Sequential(layers)
 
 
 def _layer(tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -30,7 +30,11 @@ class Recipe:
         shortcut: see :class:`~ssa_analysis.models.backbones.ResNetPlan`; None: by the weights.
         activation: between the layers of the projector, ``relu`` or ``gelu``.
         heads: of a vision transformer's attention; None: one for 64 channels. norm_eps: of its LayerNorms. pool: its
-            features, ``cls`` or ``mean``.
+            features, ``cls`` or ``mean``. position_offset: what is added to the number of patches when the position
+            embedding is interpolated, 0.1 in DINOv2's first release; position_antialias: whether that is antialiased.
+        image_size: pixels of a side that it was trained with; None: by its stem, or by its position embedding.
+        feature_layer: whose pooled output are the features, ``layer3`` of a ResNet or ``blocks.8`` of a vision transformer;
+            empty: the last. What lies behind it is left over, the projector and the classifier too.
     """
 
     normalisation: str = "imagenet"
@@ -43,6 +47,10 @@ class Recipe:
     heads: int | None = None
     norm_eps: float = 1e-6
     pool: str = "cls"
+    position_offset: float = 0.0
+    position_antialias: bool = False
+    image_size: int | None = None
+    feature_layer: str = ""
 
     def changed(self, values: Mapping[str, str]) -> Recipe:
         """With settings of the user's, as texts; SettingsError for a name or a value that cannot be."""
@@ -67,6 +75,7 @@ class Recognised:
 
     Attributes:
         encoder: freshly built, weights not loaded yet.
+        image_size: pixels of a side that it was trained with, where that is known or assumed.
         tensors: encoder key -> tensor of the file. places: key of the file -> encoder key.
         left_over: key of the file -> why it is not needed.
         assumptions: what the file does not say and the layout assumed.
@@ -79,6 +88,7 @@ class Recognised:
     assumptions: list[str] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,13 +97,16 @@ class Layout:
 
     Attributes:
         summary: in a line. source: where the names are documented.
-        places: where in the file the state dict lies, dotted; the first that fits counts. ``""``: the file is one.
+        places: where in the file the state dict lies, dotted; the first that fits counts. ``""``: the file is one;
+            ``"a.*"``: the state dicts in ``a`` are parts of one.
         top: keys that the file must have beside it. prefix, anchor: patterns; a key must be ``prefix`` followed by ``anchor``,
             and what matched the prefix is the ``{p}`` of the other patterns.
-        kernel: of the tensor at the anchor; None: any.
+        kernel: of the tensor at the anchor; None: any. widths: of its output channels, where the file is recognised by
+            them; empty: any. A layout that the user names need not keep to them.
         keys: patterns of which each must be found in a key. without: patterns that must not be found.
         names: ``(pattern, replacement)`` from keys of the file to ``backbone.``, ``projector.`` and ``classifier.``; the
-            first that matches from the start counts. ``<1+1>`` in a replacement is group 1 as a number plus 1.
+            first that matches from the start counts. ``<1+1>`` in a replacement is group 1 as a number plus 1, ``<1*3+1>``
+            three times it plus 1.
         left_over: ``(pattern, reason)`` of the keys that are not needed.
         family: of the architecture, see ``FAMILIES``. recipe: what the file does not say.
         certainty: of the recognition: ``certain`` (no other project writes such names), ``likely`` or ``guess``.
@@ -108,6 +121,7 @@ class Layout:
     prefix: str = ""
     anchor: str = r"conv1\.weight$"
     kernel: int | None = None
+    widths: tuple[int, ...] = ()
     keys: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     names: tuple[tuple[str, str], ...] = ()
@@ -121,6 +135,14 @@ class Layout:
 
 
 LAYOUTS: Registry[Layout] = Registry("layout")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A setting of the recipe, as a text, that a file beside the checkpoint says."""
+
+    value: str
+    file: str
 
 
 @dataclass(frozen=True)
@@ -144,10 +166,19 @@ def unwrap(payload: Any) -> Mapping[str, Any] | None:
 def state_at(payload: Any, place: str) -> Mapping[str, Any] | None:
     """The state dict at a dotted place of a payload, or None."""
     for key in place.split(".") if place else ():
+        if key == "*":
+            return _joined(payload)
         payload = payload.get(key) if isinstance(payload, Mapping) else None
     if isinstance(payload, Foreign):
         payload = module_state(payload)
     return payload if isinstance(payload, Mapping) else None
+
+
+def _joined(parts: Any) -> Mapping[str, Any] | None:
+    """One state dict from several, each behind its name."""
+    if not isinstance(parts, Mapping) or not parts or not all(isinstance(part, Mapping) for part in parts.values()):
+        return None
+    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
 
 
 def module_state(module: Foreign, prefix: str = "", depth: int = 0) -> dict[str, Any] | None:
@@ -167,8 +198,8 @@ def module_state(module: Foreign, prefix: str = "", depth: int = 0) -> dict[str,
     return state
 
 
-def find(layout: Layout, payload: Any) -> Found | None:
-    """Where the layout's state dict is, or None where the file is not of this layout."""
+def find(layout: Layout, payload: Any, named: bool = False) -> Found | None:
+    """Where the layout's state dict is, or None where the file is not of this layout; ``named``: the user says that it is."""
     if not all(isinstance(payload, Mapping) and key in payload for key in layout.top):
         return None
     for place in layout.places:
@@ -177,7 +208,7 @@ def find(layout: Layout, payload: Any) -> Found | None:
             continue
         keys = [key for key in state if isinstance(key, str)]
         anchors = {match[1]: state[key] for key in keys if (match := re.match(f"({layout.prefix}){layout.anchor}", key))}
-        prefixes = [prefix for prefix, tensor in anchors.items() if layout.kernel in (None, _kernel(tensor))]
+        prefixes = [prefix for prefix, tensor in anchors.items() if _fits(layout, tensor, named)]
         for prefix in prefixes:
             wanted, unwanted = (
                 [re.compile(pattern.replace("{p}", re.escape(prefix))) for pattern in patterns]
@@ -188,8 +219,11 @@ def find(layout: Layout, payload: Any) -> Found | None:
     return None
 
 
-def _kernel(tensor: Any) -> int | None:
-    return int(tensor.shape[-1]) if isinstance(tensor, Tensor) and tensor.ndim == 4 else None
+def _fits(layout: Layout, anchor: Any, named: bool) -> bool:
+    """Whether the tensor at the anchor has the kernel and the width of the layout."""
+    kernel = int(anchor.shape[-1]) if isinstance(anchor, Tensor) and anchor.ndim == 4 else None
+    width = int(anchor.shape[0]) if isinstance(anchor, Tensor) and anchor.ndim else None
+    return layout.kernel in (None, kernel) and (named or not layout.widths or width in layout.widths)
 
 
 def renamed(key: str, patterns: list[tuple[re.Pattern[str], str]]) -> str | None:
@@ -197,13 +231,13 @@ def renamed(key: str, patterns: list[tuple[re.Pattern[str], str]]) -> str | None
     for pattern, replacement in patterns:
         match = pattern.match(key)
         if match:
-            text = re.sub(r"<(\d)([+-]\d+)?>", partial(_shifted, match), replacement)
+            text = re.sub(r"<(\d)(\*\d+)?([+-]\d+)?>", partial(_shifted, match), replacement)
             return match.expand(text) + key[match.end() :]
     return None
 
 
 def _shifted(match: re.Match[str], token: re.Match[str]) -> str:
-    return str(int(match[int(token[1])]) + int(token[2] or 0))
+    return str(int(match[int(token[1])]) * int((token[2] or "*1")[1:]) + int(token[3] or 0))
 
 
 def sort_keys(layout: Layout, found: Found) -> tuple[dict[str, str], dict[str, str]]:
