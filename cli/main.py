@@ -26,6 +26,7 @@ VERBS = {
     "bounds": "Check the bounds of the theory on checkpoints.",
     "report": "Write a store's report: one HTML page, figures, tables.",
     "inspect": "Say what a checkpoint file holds.",
+    "doctor": "Check a checkpoint: sound weights, right normalisation and stem, no collapse.",
     "list": "List measures, datasets, layouts or methods.",
     "export": "Write a store's scores as csv, json, parquet or latex.",
 }

@@ -13,7 +13,7 @@ LAYERS = (
     {"version", "errors", "progress", "score", "registry", "toml_files"},
     {"checkpoints", "data", "models", "numerics"},
     {"training", "measures"},
-    {"theory", "linking"},
+    {"theory", "linking", "diagnosis"},
     {"running"},
     {"reports"},
     {"cli"},

@@ -58,12 +58,13 @@ class LoadedCheckpoint:
     report: LoadReport
 
 
-def load_checkpoint(path: str | Path, options: LoadOptions | None = None) -> LoadedCheckpoint:
+def load_checkpoint(path: str | Path, options: LoadOptions | None = None, *, finite: bool = True) -> LoadedCheckpoint:
     """Read, recognise, build and fill an encoder.
 
     Args:
         options: an architecture, a layout or a recipe, where the user says it; by default the file is recognised from its
             names. See :func:`~ssa_analysis.checkpoints.options.load_options`.
+        finite: whether weights that are not finite are refused.
 
     Raises:
         CheckpointError: unreadable, refused, unknown layout, keys or shapes that do not fit, weights not finite.
@@ -77,7 +78,7 @@ def load_checkpoint(path: str | Path, options: LoadOptions | None = None) -> Loa
         name, found = OWN_LAYOUT, _own_model(path, options.model, payload)
     else:
         name, sure, found = _find_layout(path, payload, options)
-    _fill(path, found)
+    _fill(path, found, finite)
     projector, assumptions = found.encoder.projector is not None, list(found.assumptions)
     if options.embedding == "features":
         found.encoder.projector = nn.Identity()
@@ -163,7 +164,7 @@ def batchnorm_counters(module: nn.Module) -> set[str]:
     return {key for key in module.state_dict() if key.endswith("num_batches_tracked")}
 
 
-def _fill(path: Path, found: Recognised) -> None:
+def _fill(path: Path, found: Recognised, finite: bool) -> None:
     """Copy the tensors into the encoder; every key of the encoder must be met, and every tensor must be placed."""
     expected = found.encoder.state_dict()
     optional = batchnorm_counters(found.encoder)
@@ -187,6 +188,6 @@ def _fill(path: Path, found: Recognised) -> None:
             raise CheckpointError(
                 f"{path}: {key!r} has shape {tuple(tensor.shape)}, {found.arch} expects {tuple(expected[key].shape)}"
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if finite and tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {key!r} holds NaN or infinite weights; the training run has diverged")
     found.encoder.load_state_dict(found.tensors, strict=False)
