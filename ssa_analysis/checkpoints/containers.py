@@ -18,13 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssa_analysis.checkpoints.pickles import Foreign, InertUnpickler, Name, TooMuch
+from ssa_analysis.checkpoints.making import MAKERS
+from ssa_analysis.checkpoints.pickles import Budget, Foreign, InertUnpickler, Name, TooMuch
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of the older format
 PROTOCOL = 1001
 LARGEST = 1 << 36  # bytes of a file
 MOST_TENSORS = 200_000
 SLACK = 1 << 26  # bytes that a small file may describe beyond its own size
+TENSOR = 400  # bytes of a tensor without its numbers
 NESTING = 3  # torch files within the pickle of a torch file
 
 _STORAGES: dict[str, torch.dtype] = {
@@ -59,26 +61,38 @@ def read_torch(path: Path) -> Any:
     if size > LARGEST:
         raise TooMuch
     content = bytearray(path.read_bytes())
-    return _read(content, len(content), 0)
+    return _read(content, _Limits(len(content)), 0)
 
 
-def _read(content: Any, size: int, depth: int) -> Any:
+class _Limits:
+    """What may be built of a file and of the files within it, all together.
+
+    Attributes:
+        objects: bytes of containers and arrays. tensors: bytes that all tensors describe; views of one storage may be as many
+            as one likes. count: of tensors.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.objects, self.tensors, self.count = Budget(size + SLACK), Budget(4 * size + SLACK), Budget(MOST_TENSORS)
+
+
+def _read(content: Any, limits: _Limits, depth: int) -> Any:
     if depth > NESTING:
         raise TooMuch
     if bytes(content[:4]) == b"PK\x03\x04":
-        return _read_zip(content, size, depth)
-    return _read_sequence(content, size, depth)
+        return _read_zip(content, limits, depth)
+    return _read_sequence(content, limits, depth)
+
+
+def _unpickled(stream: Any, tensors: _Tensors | None, limits: _Limits) -> Any:
+    return InertUnpickler(stream, MAKERS, tensors, limits.objects).load()
 
 
 class _Tensors:
-    """Builds tensors from storages by their keys.
+    """Builds tensors from storages by their keys."""
 
-    Args:
-        limit: bytes that all tensors together may describe; views of one storage may be as many as one likes.
-    """
-
-    def __init__(self, limit: int, depth: int) -> None:
-        self.limit, self.depth, self.count = limit, depth, 0
+    def __init__(self, limits: _Limits, depth: int) -> None:
+        self.limits, self.depth = limits, depth
 
     def find(self, key: str, dtype: torch.dtype, numel: int) -> Tensor | None:
         raise NotImplementedError
@@ -94,46 +108,61 @@ class _Tensors:
         if len(identity) > 5 and identity[5] is not None:
             raise Damaged("a view of a storage, which torch stopped to write in 2017")
         name = kind.path.rpartition(".")[2] if isinstance(kind, Name) else ""
+        if type(key) not in (str, int) or type(numel) is not int:
+            raise Damaged("a storage without a proper key and length")
         if name not in _STORAGES:
+            if name.startswith("Q") and name.endswith("Storage"):  # of quantised numbers, which no encoder here has
+                self.find(str(key), torch.uint8, 0)
+                return Foreign(f"torch.{name}")
             raise Damaged(f"a storage of unknown type {name!r:.40}")
         dtype = _STORAGES[name]
-        return Storage(dtype, self.find(str(key), dtype, int(numel)))
+        return Storage(dtype, self.find(str(key), dtype, numel))
 
     def tensor(
-        self, storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], dtype: Name | None = None
+        self,
+        storage: Any,
+        offset: int,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+        dtype: Name | None = None,
+        bits: Any = None,
     ) -> Tensor | None:
         """A view; Damaged where it leaves its storage."""
         if not isinstance(storage, Storage):
             raise Damaged("a tensor without a storage")
         if dtype is not None:
             storage = Storage(_dtype_of(dtype), storage.data)
-        self.count += 1
-        if self.count > MOST_TENSORS:
-            raise TooMuch
+        self.limits.count.spend(1)
+        self.limits.objects.spend(TENSOR)
         if storage.data is None:
             return None
-        if len(size) != len(stride) or min((*size, *stride, offset), default=0) < 0:
+        if len(size) != len(stride):
             raise Damaged("a tensor of impossible shape")
         count, width = math.prod(size), storage.dtype.itemsize
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else offset - 1
         if (last + 1) * width > len(storage.data):
             raise Damaged("a tensor reaches beyond its storage")
-        self.limit -= count * width
-        if self.limit < 0:
-            raise TooMuch
+        self.limits.tensors.spend(count * width)
         whole = len(storage.data) // width
         typed = storage.data[: whole * width].view(storage.dtype) if whole else torch.empty(0, dtype=storage.dtype)
-        return typed.as_strided(size, stride, offset)
+        found = typed.as_strided(size, stride, offset)
+        if isinstance(bits, dict) and (bits.get("conj") or bits.get("neg")):  # kept beside the numbers, see torch.conj
+            self.limits.tensors.spend(2 * count * width)
+            found = found.conj() if bits.get("conj") else found
+            found = (-found if bits.get("neg") else found).resolve_conj()
+        return found
 
     def nested(self, content: bytes) -> Any:
         """A storage that was pickled as a torch file of its own."""
-        found = _read(bytearray(content), len(content), self.depth + 1)
-        return found if isinstance(found, Storage) else Storage(found.dtype, found.view(torch.uint8).flatten())
+        found = _read(bytearray(content), self.limits, self.depth + 1)
+        if not isinstance(found, Storage):
+            raise Damaged("a torch file within the file that is no storage")
+        return found
 
 
 class _ZipTensors(_Tensors):
-    def __init__(self, archive: _Archive, limit: int, depth: int) -> None:
-        super().__init__(limit, depth)
+    def __init__(self, archive: _Archive, limits: _Limits, depth: int) -> None:
+        super().__init__(limits, depth)
         self.archive = archive
         self.known: dict[str, Tensor] = {}
 
@@ -148,8 +177,10 @@ class _ZipTensors(_Tensors):
 class _Archive:
     """The records of a zip archive that torch wrote: stored as they are, each with a checksum, under one folder."""
 
-    def __init__(self, content: Any, size: int) -> None:
-        self.content = content
+    def __init__(self, content: Any) -> None:
+        self.content, size = content, len(content)
+        if content.count(b"PK\x01\x02") > 2 * MOST_TENSORS:  # entries of its directory, before that is read
+            raise TooMuch
         try:
             with zipfile.ZipFile(_Stream(content)) as archive:
                 records = archive.infolist()
@@ -158,6 +189,8 @@ class _Archive:
         if len(records) > MOST_TENSORS or sum(record.file_size for record in records) > size:
             raise TooMuch
         self.records = {record.filename: record for record in records}
+        if len(self.records) != len(records):
+            raise Damaged("two records of one name in the archive")
         pickles = [name for name in self.records if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise Damaged("no single data.pkl in the archive")
@@ -179,7 +212,7 @@ class _Archive:
         start = info.header_offset + 30 + sum(struct.unpack("<HH", head[26:30]))
         part = memoryview(self.content)[start : start + info.file_size]
         if len(part) != info.file_size or zlib.crc32(part) != info.CRC:
-            raise Damaged(f"the checksum of record {name:.60} is wrong")
+            raise Damaged(f"the checksum of record {name:.60} is wrong (or it was saved without checksums)")
         return part
 
 
@@ -230,21 +263,20 @@ def _dtype_of(name: Name) -> torch.dtype:
     return found
 
 
-def _read_zip(content: Any, size: int, depth: int) -> Any:
-    archive = _Archive(content, size)
+def _read_zip(content: Any, limits: _Limits, depth: int) -> Any:
+    archive = _Archive(content)
     if archive.has("constants.pkl") or archive.has("code/"):
         raise Damaged("a TorchScript archive, which holds a program; save the state_dict() of its module")
     if archive.has("byteorder") and bytes(archive.record("byteorder")) != b"little":
         raise Damaged("saved on a big-endian machine")
-    tensors = _ZipTensors(archive, 4 * size + SLACK, depth)
-    return InertUnpickler(io.BytesIO(archive.record("data.pkl")), tensors, size + SLACK).load()
+    return _unpickled(io.BytesIO(archive.record("data.pkl")), _ZipTensors(archive, limits, depth), limits)
 
 
 class _LaterTensors(_Tensors):
     """First pass over the older format: which storages there are; the second one has their bytes."""
 
-    def __init__(self, limit: int, depth: int, found: dict[str, Tensor] | None = None) -> None:
-        super().__init__(limit, depth)
+    def __init__(self, limits: _Limits, depth: int, found: dict[str, Tensor] | None = None) -> None:
+        super().__init__(limits, depth)
         self.found = found
         self.wanted: dict[str, tuple[torch.dtype, int]] = {}
 
@@ -257,27 +289,27 @@ class _LaterTensors(_Tensors):
         return self.found[key]
 
 
-def _read_sequence(content: Any, size: int, depth: int) -> Any:
+def _read_sequence(content: Any, limits: _Limits, depth: int) -> Any:
     """The older format, or a plain pickle."""
-    stream = _Stream(content)
-    first = InertUnpickler(stream, _LaterTensors(4 * size + SLACK, depth, {}), size + SLACK).load()
+    stream, size = _Stream(content), len(content)
+    first = _unpickled(stream, _LaterTensors(limits, depth, {}), limits)
     if type(first) is not int or first != MAGIC:
         return first
-    if InertUnpickler(stream).load() != PROTOCOL:
+    if _unpickled(stream, None, limits) != PROTOCOL:
         raise Damaged("a protocol that torch never wrote")
-    system = InertUnpickler(stream).load()
+    system = _unpickled(stream, None, limits)
     if not isinstance(system, dict) or not system.get("little_endian", True):
         raise Damaged("saved on a big-endian machine")
     begin = stream.tell()
-    scan = _LaterTensors(4 * size + SLACK, depth)
-    InertUnpickler(stream, scan, size + SLACK).load()
-    keys = InertUnpickler(stream).load()
+    scan = _LaterTensors(limits, depth)
+    _unpickled(stream, scan, _Limits(size))
+    keys = _unpickled(stream, None, limits)
     if not isinstance(keys, list) or len(keys) > MOST_TENSORS:
         raise Damaged("no list of storages")
     found: dict[str, Tensor] = {}
-    for key in map(str, keys):
-        if key not in scan.wanted:
-            raise Damaged(f"storage {key:.40} belongs to no tensor")
+    for key in keys:
+        if type(key) is not str or key not in scan.wanted:
+            raise Damaged("a storage that belongs to no tensor")
         dtype, numel = scan.wanted[key]
         head = stream.read(8)
         if len(head) < 8 or struct.unpack("<q", head)[0] != numel or numel < 0:
@@ -288,7 +320,7 @@ def _read_sequence(content: Any, size: int, depth: int) -> Any:
         found[key] = _bytes_of(memoryview(content)[start : start + length])
         stream.seek(start + length)
     stream.seek(begin)
-    return InertUnpickler(stream, _LaterTensors(4 * size + SLACK, depth, found), size + SLACK).load()
+    return _unpickled(stream, _LaterTensors(limits, depth, found), limits)
 
 
 def describe(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ssa_analysis.checkpoints.containers import describe
 from ssa_analysis.checkpoints.finding import find_checkpoints
 from ssa_analysis.checkpoints.folders import content_hash, read_checkpoint, said_beside
-from ssa_analysis.checkpoints.layouts import LAYOUTS, Recognised, find, recognise
+from ssa_analysis.checkpoints.layouts import LAYOUTS, Layout, Recognised, find, recognise
 from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.own_model import OwnModel, recognise_own
 from ssa_analysis.checkpoints.reading import file_hash, first_line
@@ -116,7 +117,17 @@ def _one_file(path: Path) -> Path:
 def _find_layout(path: Path, payload: Any, options: LoadOptions) -> tuple[str, str, Recognised]:
     """Name of the layout, how sure it is, and what it makes of the file."""
     changes, named = dict(options.recipe), options.row()
-    for name, layout in LAYOUTS if named is None else [named]:
+    try:
+        return _first_layout(path, payload, named, changes)
+    except CheckpointError as error:
+        raise error if str(error).startswith(f"{path}: ") else CheckpointError(f"{path}: {error}") from error
+
+
+def _first_layout(
+    path: Path, payload: Any, named: tuple[str, Layout] | None, changes: dict[str, str]
+) -> tuple[str, str, Recognised]:
+    rows = sorted(LAYOUTS, key=lambda row: row[1].certainty == "guess")  # what is but a guess after every plug-in
+    for name, layout in rows if named is None else [named]:
         sure = layout.certainty if named is None else "named"
         if layout.matches is not None and layout.recognise is not None:
             if layout.matches(payload):
@@ -128,8 +139,8 @@ def _find_layout(path: Path, payload: Any, options: LoadOptions) -> tuple[str, s
             return name, sure, _recognise(path, name, build)
     if named is not None:
         raise CheckpointError(f"{path}: is not of the layout {named[0]} ({_describe(payload)})")
-    hint = "or bring the architecture with --model path/to/file.py:function"
-    raise CheckpointError(f"{path}: {_describe(payload)}; known layouts: {', '.join(LAYOUTS.names())}; {hint}")
+    hint = "describe it with --layout FILE.toml, or bring the architecture with --model path/to/file.py:function"
+    raise CheckpointError(f"{path}: {_describe(payload)}: none of the {len(LAYOUTS.names())} known layouts; {hint}")
 
 
 def _own_model(path: Path, model: OwnModel, payload: Any) -> Recognised:
@@ -155,7 +166,7 @@ def _recognise(path: Path, layout: str, build: Callable[[], Recognised]) -> Reco
 def _describe(payload: Any) -> str:
     if not isinstance(payload, dict):
         return f"holds a {type(payload).__name__}, not a state dict"
-    keys = [str(k) for k in payload][:4]
+    keys = [f"{key!r:.60}" if isinstance(key, str | int) else describe(key) for key in itertools.islice(payload, 4)]
     return f"unknown layout (first keys: {', '.join(keys) or 'none'})"
 
 

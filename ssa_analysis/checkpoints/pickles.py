@@ -1,9 +1,12 @@
 """Read a pickle without importing or calling anything that it names.
 
-The machine is Python's own unpickler in its Python form, with every opcode replaced that looks a name up, calls it or
-sets the state of what it gave. A name stays a name. What a checkpoint needs (tensors, arrays, plain containers) is built
-by the functions of one table here; an object of some other class becomes a :class:`Foreign`, which holds what the pickle
-says of it and does nothing; a function that the pickle wants called is refused by name.
+The machine is Python's own unpickler in its Python form, with every opcode replaced that looks a name up, calls it, or changes
+something it has made. A name stays a name. What a checkpoint needs (tensors, arrays, plain containers) is built by the functions
+of one table, :mod:`~ssa_analysis.checkpoints.making`; an object of some other class becomes a :class:`Foreign`, which holds what
+the pickle says of it and does nothing; a function that the pickle wants called is refused by name.
+
+What a pickle may cost is bounded: a :class:`Budget` for the bytes of what is built, a number of steps, and keys of dictionaries
+and sets that are no deeper and no larger than keys are.
 """
 
 from __future__ import annotations
@@ -12,32 +15,35 @@ import pickle
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 # of the standard library, whose other names do things: plain data, by full name or as all classes of a module
 _STANDARD = {
-    "collections.OrderedDict", "collections.defaultdict", "collections.deque", "collections.Counter", "argparse.Namespace",
-    "types.SimpleNamespace", "functools.partial", "decimal.Decimal", "fractions.Fraction", "uuid.UUID", "_codecs.encode",
-    "copyreg._reconstructor", "re._compile", "abc.ABCMeta",
+    "argparse.Namespace", "types.SimpleNamespace", "functools.partial", "decimal.Decimal", "fractions.Fraction", "uuid.UUID",
+    "_codecs.encode", "copyreg._reconstructor", "re._compile", "abc.ABCMeta", "collections.defaultdict", "collections.deque",
+    "itertools.count",
 }  # fmt: skip
-_STANDARD_MODULES = ("pathlib", "datetime", "typing", "enum", "logging", "random")
+_STANDARD_MODULES = ("collections", "pathlib", "datetime", "typing", "enum", "logging", "random")
 _BUILTINS = {
     "object", "set", "frozenset", "list", "tuple", "dict", "int", "float", "bool", "str", "bytes", "bytearray", "complex",
-    "slice", "range", "type",
+    "slice", "range", "type", "getattr", "Ellipsis", "NotImplemented", "NoneType",
 }  # fmt: skip
 # lower-case names of classes and of functions that only put an object together
 _CLASSES = {
     "functools.partial", "datetime.datetime", "datetime.date", "datetime.time", "datetime.timedelta", "datetime.timezone",
     "re._compile", "builtins.slice", "builtins.range", "builtins.object", "builtins.int", "builtins.float", "builtins.bool",
-    "builtins.str", "numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
+    "builtins.str", "itertools.count", "numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
     "numpy.random._pickle.__bit_generator_ctor",
 }  # fmt: skip
-NUMBERS = "biufc"  # kinds of numpy data that are numbers
-TEXTS = "SU"
+MOST_STEPS = 3_000_000  # opcodes of a pickle
+MOST_ARGUMENTS = 32  # of a call that builds something
+KEY_PARTS, KEY_DEPTH = 1000, 20
+EACH = 64  # bytes that an object costs at least
 
 
 _Machine: Any = pickle._Unpickler
@@ -49,6 +55,19 @@ class Refused(Exception):
 
 class TooMuch(Exception):
     """What the pickle describes is far larger than the file."""
+
+
+class Budget:
+    """Bytes that may be built from a file, on top of what it holds itself; shared by the pickles within pickles."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self, size: int) -> None:
+        """Take ``size`` bytes off; TooMuch where there are none left."""
+        self.left -= max(0, size)
+        if self.left < 0:
+            raise TooMuch
 
 
 @dataclass(frozen=True)
@@ -84,16 +103,12 @@ class Foreign:
         """Its state where that is a dictionary, else nothing."""
         return self.state if isinstance(self.state, dict) else {}
 
-    def append(self, item: Any) -> None:
-        """As pickle fills an object that is a list."""
-        self.items.append(item)
 
-    def extend(self, items: list[Any]) -> None:
-        """As pickle fills an object that is a list."""
-        self.items.extend(items)
+@dataclass(eq=False)
+class NumberType:
+    """numpy's type of an array's numbers; a pickle says the byte order only after it has named the type."""
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.pairs[key] = value
+    dtype: np.dtype
 
 
 class Tensors(Protocol):
@@ -103,8 +118,16 @@ class Tensors(Protocol):
         """What a persistent id stands for."""
         ...
 
-    def tensor(self, storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], dtype: Name | None = None) -> Any:
-        """A view of a storage, of the storage's own type or the one named."""
+    def tensor(
+        self,
+        storage: Any,
+        offset: int,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+        dtype: Name | None = None,
+        bits: Any = None,
+    ) -> Any:
+        """A view of a storage, of the storage's own type or the one named; ``bits``: whether it is conjugate or negative."""
         ...
 
     def nested(self, content: bytes) -> Any:
@@ -116,36 +139,42 @@ class InertUnpickler(_Machine):  # type: ignore[misc]
     """Reads one pickle from ``stream``.
 
     Args:
+        make: the table of what may be built: full name -> function of this machine and the arguments.
         tensors: builds them; None where the pickle must hold none.
-        budget: bytes that may be copied to build containers and arrays, on top of what the pickle itself holds.
+        budget: of what may be built.
 
     Raises (by ``load``):
-        Refused: it names or calls what is no data. TooMuch: it describes more than ``budget``. Whatever damaged bytes
-        make Python's unpickler raise.
+        Refused: it names or calls what is no data. TooMuch: it describes more than ``budget``, or takes too many steps. Whatever
+        damaged bytes make Python's unpickler raise.
     """
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_Machine.dispatch)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {}  # filled below
 
-    def __init__(self, stream: Any, tensors: Tensors | None = None, budget: int = 1 << 28) -> None:
+    def __init__(
+        self, stream: Any, make: Mapping[str, Callable[..., Any]], tensors: Tensors | None = None, budget: Budget | None = None
+    ) -> None:
         super().__init__(stream, encoding="latin1")  # Python 2 wrote names and arrays as bytes
-        self.tensors, self.budget = tensors, budget
+        self.make, self.tensors, self.budget, self.steps = make, tensors, budget or Budget(1 << 28), 0
 
     def spend(self, size: int) -> None:
         """Take ``size`` bytes off the budget."""
-        self.budget -= max(0, size)
-        if self.budget < 0:
-            raise TooMuch
+        self.budget.spend(size)
 
     def find_class(self, module: str, name: str) -> Any:
         """A name stays a name; refused where it is one of the standard library's that does things."""
         if self.proto < 3:  # of Python 2
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-        path, root = f"{module}.{name}", module.split(".")[0]
+        return self.named(f"{module}.{name}")
+
+    def named(self, path: str) -> Name:
+        """The name of a full path; Refused as of :meth:`find_class`."""
+        root, _, rest = path.partition(".")
         if root == "builtins":
-            if name not in _BUILTINS:
-                raise Refused(name)
+            if rest not in _BUILTINS:
+                raise Refused(rest)
         elif root in sys.stdlib_module_names and not _is_plain(path, root):
             raise Refused(path)
+        self.spend(EACH + len(path))
         return Name(path)
 
     def persistent_load(self, pid: Any) -> Any:
@@ -156,14 +185,51 @@ class InertUnpickler(_Machine):  # type: ignore[misc]
 
     def call(self, function: Any, arguments: Any, keywords: Mapping[str, Any] | None = None) -> Any:
         """What a call in the pickle gives here: data from the table, an inert object, or a refusal."""
-        if not isinstance(function, Name) or not isinstance(arguments, tuple):
+        if not isinstance(function, Name) or type(arguments) is not tuple:
             raise Refused(f"a call of a {type(function).__name__}")
-        maker = MAKERS.get(function.path)
+        self.spend(EACH + 8 * len(arguments))
+        maker = self.make.get(function.path)
         if maker is not None and not keywords:
+            if len(arguments) > MOST_ARGUMENTS:
+                raise Refused(f"{function.path} of {len(arguments)} arguments")
             return maker(self, *arguments)
-        if not _is_class(function.path):
+        if not is_class(function.path):
             raise Refused(function.path)
+        self.spend(4 * EACH)
         return Foreign(function.path, (*arguments, keywords) if keywords else arguments)
+
+    def key(self, key: Any) -> Any:
+        """A key of a dictionary or an element of a set: hashing it must not take long, nor deep recursion."""
+        if type(key) is str:
+            return key
+        parts, left = [(key, 0)], KEY_PARTS
+        while parts:
+            part, depth = parts.pop()
+            left -= 1
+            if left < 0 or depth > KEY_DEPTH:
+                raise Refused("a key of many parts")
+            if isinstance(part, tuple | frozenset):
+                parts += [(inner, depth + 1) for inner in part] if len(part) <= left else [(None, KEY_DEPTH + 1)]
+            elif not isinstance(part, str | int | float | complex | bytes | Name | Foreign | type(None)):
+                raise Refused(f"a key that is a {type(part).__name__}")
+        return key
+
+    def fill(self, target: Any, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """Set keys of a dictionary or of an inert object."""
+        target = target.pairs if isinstance(target, Foreign) else target
+        if type(target) not in (dict, OrderedDict):
+            raise Refused(f"the items of a {type(target).__name__}")
+        for key, value in pairs:
+            self.spend(EACH)
+            target[self.key(key)] = value
+
+    def collected(self, items: Iterable[Any]) -> set[Any]:
+        """A set."""
+        found = set()
+        for item in items:
+            self.spend(EACH)
+            found.add(self.key(item))
+        return found
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
@@ -175,7 +241,7 @@ class InertUnpickler(_Machine):  # type: ignore[misc]
 
     def load_newobj_ex(self) -> None:
         keywords, arguments = self.stack.pop(), self.stack.pop()
-        if not isinstance(keywords, dict):
+        if type(keywords) is not dict:
             raise Refused(f"keywords in a {type(keywords).__name__}")
         self.append(self.call(self.stack.pop(), arguments, keywords))
 
@@ -184,217 +250,97 @@ class InertUnpickler(_Machine):  # type: ignore[misc]
 
     def load_build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
+        finish = self.make.get(f"the state of a {type(made).__name__}")
         if isinstance(made, Foreign):
             made.state = state
-        elif isinstance(made, np.ndarray):
-            _fill_array(self, made, state)
-        elif isinstance(made, np.dtype):
-            _finish_dtype(made, state)
+        elif finish is not None:
+            finish(self, made, state)
         elif not isinstance(made, OrderedDict):  # which torch gives attributes that nobody needs
             raise Refused(f"the state of a {type(made).__name__}")
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.fill(self.stack[-1], [(key, value)])
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        self.fill(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+
+    def load_dict(self) -> None:
+        items: list[Any] = self.pop_mark()
+        made: dict[Any, Any] = {}
+        self.fill(made, zip(items[::2], items[1::2], strict=True))
+        self.append(made)
+
+    def load_append(self) -> None:
+        self._extend([self.stack.pop()])
+
+    def load_appends(self) -> None:
+        self._extend(self.pop_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        target = target.items if isinstance(target, Foreign) else target
+        if type(target) is not list:
+            raise Refused(f"appending to a {type(target).__name__}")
+        self.spend(8 * len(items))
+        target.extend(items)
+
+    def load_additems(self) -> None:
+        items, target = self.pop_mark(), self.stack[-1]
+        if type(target) is not set:
+            raise Refused(f"the elements of a {type(target).__name__}")
+        target |= self.collected(items)
+
+    def load_frozenset(self) -> None:
+        items = self.pop_mark()  # which also sets what ``append`` appends to
+        self.append(frozenset(self.collected(items)))
+
+    def load_bytearray8(self) -> None:
+        size = int.from_bytes(self.read(8), "little")
+        self.spend(size)
+        self.append(bytearray(self.read(size)))
 
     def get_extension(self, code: int) -> None:
         """Codes of copyreg's registry, which stand for names."""
         raise Refused(f"extension code {code}")
 
-    dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.NEWOBJ[0]] = load_newobj
-    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
-    dispatch[pickle.BUILD[0]] = load_build
+
+def _costing(size: int, function: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An opcode that makes an object of about this size, and counts as a step."""
+
+    @wraps(function)
+    def step(machine: Any) -> None:
+        machine.steps += 1
+        if machine.steps > MOST_STEPS:
+            raise TooMuch
+        machine.budget.spend(size)
+        function(machine)
+
+    return step
+
+
+_REPLACED = {
+    "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "SETITEM", "SETITEMS", "DICT", "APPEND", "APPENDS", "ADDITEMS", "FROZENSET",
+    "BYTEARRAY8",
+}  # fmt: skip
+_SIZES = {
+    "EMPTY_DICT": 64, "EMPTY_LIST": 56, "EMPTY_SET": 216, "LIST": 56, "MEMOIZE": 80, "PUT": 80, "BINPUT": 80, "LONG_BINPUT": 80,
+}  # fmt: skip
+_BYTES = {name: getattr(pickle, name) for name in pickle.__all__ if name.isupper()}
+_OPCODES = {code[0]: name for name, code in _BYTES.items() if isinstance(code, bytes) and len(code) == 1}
+for _opcode, _usual in _Machine.dispatch.items():
+    _name = _OPCODES[_opcode]
+    _function = getattr(InertUnpickler, f"load_{_name.lower()}") if _name in _REPLACED else _usual
+    InertUnpickler.dispatch[_opcode] = _costing(_SIZES.get(_name, 0), _function)
 
 
 def _is_plain(path: str, root: str) -> bool:
     """Whether a name of the standard library is one of plain data."""
-    return path in _STANDARD or (root in _STANDARD_MODULES and _is_class(path))
+    return path in _STANDARD or (root in _STANDARD_MODULES and is_class(path))
 
 
-def _is_class(path: str) -> bool:
+def is_class(path: str) -> bool:
     """Whether a name is one of a class, as names are written: calling it puts an object together."""
     last = path.rpartition(".")[2].lstrip("_")
-    return last[:1].isupper() or path in _CLASSES
-
-
-# --- what is built -----------------------------------------------------------------------------------------------------------
-
-
-def _container(kind: Callable[[Any], Any]) -> Callable[..., Any]:
-    def make(machine: InertUnpickler, *arguments: Any) -> Any:
-        if not arguments:
-            return kind(())
-        (items,) = arguments
-        if not isinstance(items, list | tuple | set | frozenset | dict | OrderedDict):
-            raise Refused(f"{kind.__name__} of a {type(items).__name__}")
-        machine.spend(64 * len(items))
-        return kind(items)
-
-    return make
-
-
-def _defaultdict(machine: InertUnpickler, *arguments: Any) -> Any:
-    return {}
-
-
-def _deque(machine: InertUnpickler, *arguments: Any) -> Any:
-    return _container(list)(machine, *arguments[:1])
-
-
-def _encode(machine: InertUnpickler, text: str, encoding: str = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8"):
-        raise Refused("_codecs.encode")
-    machine.spend(len(text))
-    return text.encode(encoding)
-
-
-def _bytes(machine: InertUnpickler, *arguments: Any) -> bytes:
-    if not arguments:
-        return b""
-    if isinstance(arguments[0], str) and len(arguments) == 2:
-        return _encode(machine, *arguments)
-    if not isinstance(arguments[0], bytes | bytearray):  # a number would ask for that many zeros
-        raise Refused("bytes of a number")
-    machine.spend(len(arguments[0]))
-    return bytes(arguments[0])
-
-
-def _complex(machine: InertUnpickler, real: float, imaginary: float = 0.0) -> complex:
-    return complex(float(real), float(imaginary))
-
-
-def _reconstructor(machine: InertUnpickler, kind: Any, base: Any, state: Any = None) -> Foreign:
-    if not isinstance(kind, Name):
-        raise Refused("copyreg._reconstructor")
-    return Foreign(kind.path, () if state is None else (state,))
-
-
-def _dtype(machine: InertUnpickler, code: Any, *_: Any) -> Any:
-    if isinstance(code, bytes):
-        code = code.decode("ascii")
-    if not isinstance(code, str) or code.lstrip("<>=|")[:1] not in [*NUMBERS, *TEXTS]:
-        raise Refused(f"numpy.dtype({code!r:.40})")
-    return np.dtype(np.dtype(code), copy=True)
-
-
-def _finish_dtype(dtype: Any, state: Any) -> None:
-    """The byte order, which is all the state that a dtype of numbers has."""
-    if not isinstance(state, tuple) or len(state) < 7 or state[1] not in ("<", ">", "|", "=") or state[2:5] != (None, None, None):
-        raise Refused("the state of a numpy.dtype")
-    dtype.__setstate__((3, state[1], None, None, None, *(int(part) for part in state[5:8])))
-
-
-def _plain(dtype: Any) -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.kind not in NUMBERS + TEXTS:
-        raise Refused("an array of objects")
-    return dtype
-
-
-def _scalar(machine: InertUnpickler, dtype: Any, content: Any = b"") -> Any:
-    content = content.encode("latin1") if isinstance(content, str) else content
-    if len(content) != _plain(dtype).itemsize:
-        raise ValueError("a scalar of the wrong size")
-    return np.frombuffer(content, dtype)[0].item()
-
-
-def _empty_array(machine: InertUnpickler, *_: Any) -> np.ndarray:
-    return np.empty((0,), "b")
-
-
-def _fill_array(machine: InertUnpickler, array: np.ndarray, state: Any) -> None:
-    _, shape, dtype, fortran, content = state
-    content = content.encode("latin1") if isinstance(content, str) else content
-    if not isinstance(content, bytes | bytearray):
-        raise Refused("an array of objects")
-    count = 1
-    for length in shape:
-        count *= int(length)
-    if count * _plain(dtype).itemsize != len(content) or min(shape, default=0) < 0:
-        raise ValueError("an array of the wrong size")
-    machine.spend(len(content))
-    state = (1, tuple(int(n) for n in shape), dtype, bool(fortran), bytes(content))
-    array.__setstate__(state)
-
-
-def _frombuffer(machine: InertUnpickler, content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
-    machine.spend(len(content))
-    array = np.frombuffer(bytes(content), _plain(dtype))
-    return array.reshape(tuple(int(n) for n in shape), order="F" if order == "F" else "C")
-
-
-def _tensor(machine: InertUnpickler, storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Any:
-    if machine.tensors is None:
-        raise Refused("torch._utils._rebuild_tensor_v2")
-    return machine.tensors.tensor(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
-
-
-def _tensor_of_type(
-    machine: InertUnpickler, storage: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
-) -> Any:
-    if machine.tensors is None or not isinstance(dtype, Name):
-        raise Refused("torch._utils._rebuild_tensor_v3")
-    return machine.tensors.tensor(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)), dtype)
-
-
-def _parameter(machine: InertUnpickler, data: Any = None, *_: Any) -> Any:
-    return data
-
-
-def _from_type(machine: InertUnpickler, function: Any, kind: Any, arguments: Any, state: Any = None) -> Any:
-    return machine.call(function, arguments)
-
-
-def _from_bytes(machine: InertUnpickler, content: bytes) -> Any:
-    if machine.tensors is None or not isinstance(content, bytes):
-        raise Refused("torch.storage._load_from_bytes")
-    machine.spend(len(content))
-    return machine.tensors.nested(content)
-
-
-def _first(machine: InertUnpickler, value: Any = None, *_: Any) -> Any:
-    return value
-
-
-def _other_tensor(what: str) -> Callable[..., Foreign]:
-    return lambda machine, *arguments: Foreign(what, arguments)
-
-
-MAKERS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _container(OrderedDict),
-    "collections.Counter": _container(dict),
-    "collections.defaultdict": _defaultdict,
-    "collections.deque": _deque,
-    "builtins.set": _container(set),
-    "builtins.frozenset": _container(frozenset),
-    "builtins.list": _container(list),
-    "builtins.tuple": _container(tuple),
-    "builtins.dict": _container(dict),
-    "builtins.complex": _complex,
-    "builtins.bytes": _bytes,
-    "builtins.bytearray": _bytes,
-    "_codecs.encode": _encode,
-    "copyreg._reconstructor": _reconstructor,
-    "torch.Size": _container(tuple),
-    "torch.device": _first,
-    "torch.serialization._get_layout": _first,
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_of_type,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch.nn.parameter.Parameter": _parameter,
-    "torch._tensor._rebuild_from_type_v2": _from_type,
-    "torch.storage._load_from_bytes": _from_bytes,
-    "torch._utils._rebuild_sparse_tensor": _other_tensor("sparse tensor"),
-    "torch._utils._rebuild_qtensor": _other_tensor("quantised tensor"),
-    "torch._utils._rebuild_meta_tensor_no_storage": _other_tensor("meta tensor"),
-    "torch._utils._rebuild_nested_tensor": _other_tensor("nested tensor"),
-    "torch._utils._rebuild_wrapper_subclass": _other_tensor("tensor subclass"),
-    **{
-        f"numpy.{core}.{name}": maker
-        for core in ("core", "_core")
-        for name, maker in (
-            ("multiarray._reconstruct", _empty_array),
-            ("multiarray.scalar", _scalar),
-            ("numeric._frombuffer", _frombuffer),
-        )
-    },
-    "numpy.dtype": _dtype,
-}
+    return last[:1].isupper() or path in _CLASSES or last.startswith("pyx_unpickle_")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,15 @@ def read_file(path: Path) -> Any:
     Raises:
         CheckpointError: missing, truncated, refused, far larger inside than outside, or not a checkpoint.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path}: a folder; name a file in it")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    if path.stat().st_size == 0:
+    try:
+        kind = path.stat()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not stat.S_ISREG(kind.st_mode):
+        raise CheckpointError(f"{path}: {'a folder; name a file in it' if stat.S_ISDIR(kind.st_mode) else 'no ordinary file'}")
+    if kind.st_size == 0:
         raise CheckpointError(f"{path}: the file is empty")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
@@ -68,10 +73,9 @@ def first_line(error: BaseException) -> str:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return dict(load_file(str(path)))
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # SafetensorError, OSError, and what a shape that cannot be makes torch raise
         raise CheckpointError(f"{path}: truncated or not a safetensors file ({first_line(error)})") from error

@@ -104,7 +104,7 @@ def test_batchnorm_counters_may_be_missing(save: Save, payload: Payload, small_e
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"w": torch.zeros(2), "b": torch.zeros(2)}, "unknown layout .first keys: w, b.; known layouts: ssa-analyze, "),
+        ({"w": torch.zeros(2), "b": torch.zeros(2)}, "unknown layout .first keys: .w., .b..: none of the .. known"),
         ({}, "unknown layout .first keys: none."),
         ([torch.zeros(2)], "holds a list, not a state dict"),
         (torch.zeros(2), "holds a Tensor, not a state dict"),

@@ -20,7 +20,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.checkpoints.options import load_options
-from ssa_analysis.errors import CheckpointError, SettingsError
+from ssa_analysis.errors import CheckpointError, MeasureError, SettingsError
 from ssa_analysis.numerics.seeding import seeded
 
 
@@ -422,3 +422,64 @@ def test_the_features_as_embedding_where_that_is_said(tmp_path: Path) -> None:
     assert options.said == {"embedding": "features"}
     with pytest.raises(SettingsError, match=r"feature.*did you mean features"):
         load_options(embedding="feature")
+
+
+@pytest.mark.parametrize("grid", [(6, 6), (2, 8), (3, 4)])
+def test_positions_of_other_grids_are_interpolated_bicubically(tmp_path: Path, grid: tuple[int, int]) -> None:
+    net = timm_vit()
+    with torch.no_grad():
+        net.pos_embed.normal_()
+    torch.save(net.state_dict(), tmp_path / "vit.pth")
+    backbone: Any = load_checkpoint(tmp_path / "vit.pth").encoder.backbone
+    square = net.pos_embed[:, 1:].reshape(1, 4, 4, 128).permute(0, 3, 1, 2)
+    wanted = interpolate(square, grid, mode="bicubic", align_corners=False).permute(0, 2, 3, 1).reshape(1, -1, 128)
+    torch.testing.assert_close(backbone._positions(*grid), wanted)
+    with pytest.raises(MeasureError, match="no multiple of this network's patches of 8"):
+        backbone(torch.zeros(1, 3, 36, 32))
+
+
+def without_a_block(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.replace("layer1.1", "layer1.2"): tensor for key, tensor in state.items()}
+
+
+def without_a_stage(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in state.items() if not key.startswith("layer2")}
+
+
+@pytest.mark.parametrize("spoil", [without_a_block, without_a_stage])
+def test_blocks_that_are_not_numbered_one_after_the_other_are_refused(tmp_path: Path, spoil: Any) -> None:
+    torch.save(spoil(resnet().state_dict()), tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="not numbered one after the other"):
+        load_checkpoint(tmp_path / "file.pth")
+
+
+def test_tokens_that_are_no_square_and_a_pool_that_is_unknown_are_refused(tmp_path: Path) -> None:
+    state = timm_vit().state_dict()
+    torch.save({**state, "pos_embed": torch.zeros(1, 15, 128)}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="no square of patches"):
+        load_checkpoint(tmp_path / "file.pth")
+    torch.save(state, tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match=r"unknown pool 'max'"):
+        load_checkpoint(tmp_path / "vit.pth", load_options(recipe=["pool=max"]))
+
+
+def test_features_that_are_the_mean_of_the_patches(tmp_path: Path) -> None:
+    net = timm_vit()
+    torch.save(net.state_dict(), tmp_path / "vit.pth")
+    options, images = load_options(recipe=["pool=mean", "normalisation=none"]), torch.rand(2, 3, 32, 32)
+    loaded = load_checkpoint(tmp_path / "vit.pth", options)
+    with torch.no_grad():
+        wanted = net.forward_features(images)[:, 1:].mean(1)
+        torch.testing.assert_close(loaded.encoder.features(images), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_buffers_that_a_module_does_not_keep_are_not_part_of_its_state(tmp_path: Path) -> None:
+    with seeded(0, "buffer"):
+        net = resnet()
+    net.register_buffer("scratch", torch.zeros(3), persistent=False)
+    torch.save(net, tmp_path / "net.pth")
+    assert "scratch" not in load_checkpoint(tmp_path / "net.pth").report.left_over
+    net.register_buffer("kept", torch.zeros(3))
+    torch.save(net, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="of unknown use, first 'kept'"):
+        load_checkpoint(tmp_path / "net.pth")

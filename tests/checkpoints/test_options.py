@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from ssa_analysis.checkpoints.layouts import LAYOUTS
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.checkpoints.options import LoadOptions, layout_from_dict, load_options, read_layout
 from ssa_analysis.errors import CheckpointError, SettingsError
@@ -107,6 +108,8 @@ def test_what_is_said_belongs_to_the_key(tmp_path: Path) -> None:
     some = [LoadOptions(), load_options(layout="moco"), load_options(recipe=["max_pool=no"]), first, second]
     assert len({str(options.identity) for options in some}) == len(some)
     assert LoadOptions().identity == []
+    with pytest.raises(SettingsError, match="did you mean imagenet"):
+        load_options(recipe=["normalisation=imagnet"])
     assert second.said == {"layout": str(tmp_path / "a.toml")}
     with pytest.raises(SettingsError, match="has changed since the run began"):
         first.row()
@@ -127,6 +130,8 @@ BASE: dict[str, Any] = {"names": [["x", "backbone."]]}
         ({"names": [["x"]]}, "names must be a list of pairs"),
         ({"names": [["x", "trunk."]]}, "'trunk.' must begin with backbone., projector. or classifier."),
         ({**BASE, "kernel": "3"}, "kernel must be a whole number"),
+        ({**BASE, "kernel": True}, "kernel must be a whole number"),
+        ({**BASE, "recognise": "os.system"}, "recognise is a function, which a file cannot name"),
         ({**BASE, "widths": 64}, "widths must be a list of whole numbers"),
         ({**BASE, "widths": ["64"]}, "widths must be a whole number"),
         ({**BASE, "family": "resnt"}, "unknown family 'resnt'; did you mean resnet"),
@@ -159,3 +164,12 @@ def test_the_layout_in_the_documents_is_one() -> None:
     layout = layout_from_dict(tomllib.loads(page.split("```toml\n")[1].split("```")[0]))
     assert (layout.summary, layout.recipe.normalisation, layout.loss) == ("our group's SimCLR", "cifar10", {"tau": 0.2})
     assert [name for name in vars(layout.recipe) if f"`{name}`" not in page] == []
+
+
+def test_a_plug_in_s_layout_comes_before_what_is_but_a_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "net.pth")
+    row = layout_from_dict(
+        {"names": [[r"(conv1|bn1|layer\d)\.", r"backbone.\1."], [r"fc\.", "classifier."]], "certainty": "likely"}
+    )
+    monkeypatch.setitem(LAYOUTS._entries, "a plug-in", row)
+    assert load_checkpoint(tmp_path / "net.pth").report.layout == "a plug-in"

@@ -13,6 +13,7 @@ import operator
 import pathlib
 import pickle
 import struct
+import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ssa_analysis.checkpoints import containers
+from ssa_analysis.checkpoints.making import MAKERS
 from ssa_analysis.checkpoints.pickles import Foreign, InertUnpickler, Name, Refused
 from ssa_analysis.checkpoints.reading import read_file
 from ssa_analysis.errors import CheckpointError
@@ -80,7 +82,10 @@ DATA = {
     "bytes": b"\x00\xff", "array": bytearray(b"abc"), "long": 1 << 200, "text": "d\u00e9j\u00e0 \U0001f600",
     "size": torch.Size([2, 3]), "default": collections.defaultdict(list, x=[1]), "deque": collections.deque([1, 2]),
     "counter": collections.Counter("aab"), "float": 1e-300,
-    "numpy": np.arange(6, dtype=">i2").reshape(2, 3), "fortran": np.asfortranarray(np.ones((2, 3), np.float32)),
+    "numpy": np.arange(6, dtype=">i2").reshape(2, 3), "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "names": np.array(["cat", None], dtype=object), "days": np.array(["2020-01-02"], "M8[D]"),
+    "conjugate": torch.tensor([1 + 2j, 3 - 1j]).conj(), "negative": torch.tensor([1 + 2j, 3 - 1j]).conj().imag,
+    "ellipsis": ..., "nothing's type": type(None),
     "scalar": np.float32(1.5), "text array": np.array(["ab", "c"]), "boolean": np.bool_(True),
 }  # fmt: skip
 
@@ -89,7 +94,9 @@ DATA = {
 def test_data_comes_out_as_it_went_in(tmp_path: Path, way: str) -> None:
     found = read_file(save(DATA, tmp_path / "data.pt", way))
     assert list(found) == list(DATA)
-    assert [key for key in DATA if key not in ("default", "deque", "counter") and not same(found[key], DATA[key])] == []
+    others = ("default", "deque", "counter", "ellipsis", "nothing's type")
+    assert [key for key in DATA if key not in others and not same(found[key], DATA[key])] == []
+    assert (found["ellipsis"], found["nothing's type"]) == (Name("builtins.Ellipsis"), Name("builtins.NoneType"))
     assert (found["default"], found["deque"], found["counter"]) == ({"x": [1]}, [1, 2], {"a": 2, "b": 1})
 
 
@@ -161,14 +168,17 @@ class Build:
     ("content", "named"),
     [
         (Call(eval, "1"), "eval"),
-        (Call(getattr, pathlib.Path, "touch"), "getattr"),
+        (Call(getattr, pathlib.Path, "touch"), "pathlib.Path.touch"),
         (Call(operator.methodcaller("x")), "operator.methodcaller"),
         (Call(torch.load, "x"), "torch.serialization.load"),
         (Call(torch.hub.load, "x", "y"), "torch.hub.load"),
         (Call(np.load, "x"), "numpy.load"),
         (Call(bytes, 1 << 40), "bytes of a number"),
         (Call(bytearray, 1 << 40), "bytes of a number"),
-        (Call(np.dtype, "O"), "numpy.dtype"),
+        (Call(np.dtype, "V8"), "numpy.dtype"),
+        (Call(type, 1), "type"),
+        (Call(subprocess.Popen, "id"), "subprocess.Popen"),
+        (np.zeros(2, "f4,f4"), "numpy.dtype"),
         (Call(list, "ab"), "list of a str"),
         (sys, "importlib.import_module"),
         (io.BytesIO(b"x"), "_io.BytesIO"),
@@ -209,14 +219,14 @@ def opcodes(*parts: bytes) -> bytes:
 )
 def test_no_opcode_gets_at_anything(content: bytes) -> None:
     with pytest.raises(Refused):
-        InertUnpickler(io.BytesIO(content)).load()
+        InertUnpickler(io.BytesIO(content), MAKERS).load()
 
 
 def test_extension_codes_are_not_looked_up() -> None:
     copyreg.add_extension("os", "system", 213)
     try:
         with pytest.raises(Refused):
-            InertUnpickler(io.BytesIO(opcodes(b"\x82\xd5"))).load()
+            InertUnpickler(io.BytesIO(opcodes(b"\x82\xd5")), MAKERS).load()
     finally:
         copyreg.remove_extension("os", "system", 213)
 

@@ -67,7 +67,10 @@ BAD: dict[str, tuple[Callable[[Path, dict[str, Any]], object], str]] = {
         lambda path, payload: save_checkpoint(path, {**payload, "encoder": {**payload["encoder"], "arch": "vit"}}),
         "unknown architecture 'vit'; known: convnet, resnet18",
     ),
-    "unknown-keys": (lambda path, payload: torch.save({"patch_embed": torch.zeros(3)}, path), "known layouts: ssa-analyze, "),
+    "unknown-keys": (
+        lambda path, payload: torch.save({"patch_embed": torch.zeros(3)}, path),
+        "known layouts; describe it",
+    ),
     "nan": (
         lambda path, payload: save_checkpoint(path, {**payload, "model": scaled(payload["model"], float("nan"))}),
         "holds NaN or infinite weights; the training run has diverged",

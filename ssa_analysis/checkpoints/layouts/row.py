@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -181,11 +182,18 @@ def _joined(parts: Any) -> Mapping[str, Any] | None:
     return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
 
 
-def module_state(module: Foreign, prefix: str = "", depth: int = 0) -> dict[str, Any] | None:
+MOST_MODULES = 100_000
+
+
+def module_state(
+    module: Foreign, prefix: str = "", depth: int = 0, seen: itertools.count[int] | None = None
+) -> dict[str, Any] | None:
     """The state dict of a pickled module, as its class would give it; None where it is something else."""
-    parts = module.attributes
+    parts, seen = module.attributes, seen or itertools.count()
     if not isinstance(parts.get("_modules"), Mapping) or depth > 50:
         return None
+    if next(seen) > MOST_MODULES:  # modules that share their children can be many more than the file holds
+        raise CheckpointError(f"its module has more than {MOST_MODULES:,} parts")
     state: dict[str, Any] = {}
     skipped = parts.get("_non_persistent_buffers_set") or ()
     for group in ("_parameters", "_buffers"):
@@ -194,7 +202,7 @@ def module_state(module: Foreign, prefix: str = "", depth: int = 0) -> dict[str,
                 state[f"{prefix}{name}"] = value
     for name, child in parts["_modules"].items():
         if isinstance(child, Foreign):
-            state.update(module_state(child, f"{prefix}{name}.", depth + 1) or {})
+            state.update(module_state(child, f"{prefix}{name}.", depth + 1, seen) or {})
     return state
 
 
