@@ -27,7 +27,7 @@ from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.running.plan import CellResult, DataSpec, loaded_data, make_cells
 from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store, short_names
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 
 @click.command()

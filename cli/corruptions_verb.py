@@ -12,7 +12,7 @@ from ssa_analysis.checkpoints.writing import make_folder, write_atomically
 from ssa_analysis.data.corruptions import SEVERITIES
 from ssa_analysis.measures.robustness import RobustnessSettings, corrupted_twins
 from ssa_analysis.running.plan import DataSpec, loaded_data
-from ssa_analysis.score import in_brackets
+from ssa_analysis.scores import in_brackets
 
 
 @click.command()

@@ -14,7 +14,7 @@ from ssa_analysis.reports.tables import safe_csv, score_table, summary_table, to
 from ssa_analysis.checkpoints.writing import write_atomically
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.running.store import Store
-from ssa_analysis.score import JSON_FIELDS, Score
+from ssa_analysis.scores import JSON_FIELDS, Score
 
 FORMATS = ("csv", "json", "parquet", "latex")
 

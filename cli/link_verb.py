@@ -13,7 +13,7 @@ from ssa_analysis.linking.hypotheses import HypothesisSettings, Verdict, judge
 from ssa_analysis.linking.links import PERMUTATIONS, Link, link_scores, link_table
 from ssa_analysis.linking.table import mixed_images, note_of
 from ssa_analysis.running.store import Store
-from ssa_analysis.score import in_brackets
+from ssa_analysis.scores import in_brackets
 
 SHOWN = ("score", "n", "spearman", "spearman_low", "spearman_high", "p_holm", "within", "p_within_holm", "granulated", "needed")
 

@@ -21,6 +21,7 @@ VERBS = {
     "train": "Train an encoder: SimCLR, with SAM, with Fourier, or SSA-CLR.",
     "score": "Measure checkpoints and keep the scores in a store.",
     "link": "Link the scores of a store with downstream accuracy, judge the claims.",
+    "compare": "Set two checkpoints' scores side by side.",
     "corruptions": "Draw what the corruptions do to a data set's images.",
     "views": "Advise on augmentations: which of them bring the shift down.",
     "bounds": "Check the bounds of the theory on checkpoints.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 
 import click
 from ssa_analysis.cli.common import (
@@ -30,11 +31,12 @@ from ssa_analysis.measures.corruption_baseline import ALEXNET
 from ssa_analysis.measures.curvature import BACKENDS
 from ssa_analysis.measures.fixed_loss import LOSSES
 from ssa_analysis.numerics.ranks import Ranks
+from ssa_analysis.running.conditions import Condition, parse_condition, that_hold
 from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells
 from ssa_analysis.running.ranks import joined_ranks
 from ssa_analysis.running.scoring import ScoringSummary, cells_to_run, run_cells
 from ssa_analysis.running.store import Store, short_names
-from ssa_analysis.score import Score, in_brackets, marks_of
+from ssa_analysis.scores import Score, in_brackets, marks_of
 
 Where = tuple[str, int | None, tuple[str, ...]]  # executor, workers, options
 
@@ -81,6 +83,13 @@ Where = tuple[str, int | None, tuple[str, ...]]  # executor, workers, options
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @executor_options
 @device_option
+@click.option(
+    "--fail-if",
+    "fail_if",
+    multiple=True,
+    metavar="CONDITION",
+    help="Exit 1 if a score meets it, such as 'lambda_max > 50'; repeatable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as a JSON list on stdout.")
 @config_option("score")
 def command(
@@ -88,11 +97,12 @@ def command(
     options: LoadOptions, store_path: str, measures: str | None, assignments: tuple[str, ...], views: str,
     loss: str, backend: str, tau: float | None, corruptions: str | None, frost_textures: str | None, test_sets: tuple[str, ...],
     baseline: str | None, seed: int, workers: int | None, executor: str, executor_option: tuple[str, ...], device: str,
-    as_json: bool,
+    fail_if: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Measure CHECKPOINTs (files, globs, folders) and keep the scores.
 
-    What the store has already is not computed again. Exit code 1 if some measure failed; the others are kept.
+    What the store has already is not computed again. Exit code 1 if some measure failed, or a condition of --fail-if holds;
+    the scores are kept in any case.
 
     \b
     Example:
@@ -100,7 +110,9 @@ def command(
       ssa-analyze score model.pt --data images/ --measures downstream,shift --json
       ssa-analyze score mine.pt --model net.py:build --normalise cifar10 --data cifar10 --loss supervised --measures curvature
       ssa-analyze score model.pt --data cifar10 --measures robustness --corruptions CIFAR-10-C/
+      ssa-analyze score model.pt --data cifar10 --measures curvature,downstream --fail-if 'lambda_max > 50'
     """
+    conditions = [parse_condition(text) for text in fail_if]
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
     names = [m.strip() for m in measures.split(",") if m.strip()] if measures is not None else default_measures()
     shared = {
@@ -110,27 +122,29 @@ def command(
     }  # fmt: skip
     where = (executor, workers, executor_option)
     run_and_print(checkpoints, spec, names, parse_settings(assignments), shared, seed, store_path, where, device, as_json,
-                  options)  # fmt: skip
+                  options, conditions)  # fmt: skip
 
 
 def run_and_print(
     checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str], overrides: dict[str, dict[str, str]],
     shared: dict[str, object], seed: int, store_path: str | None, where: Where, device: str, as_json: bool,
-    options: LoadOptions | None = None,
+    options: LoadOptions | None = None, conditions: Sequence[Condition] = (),
 ) -> None:  # fmt: skip
-    """Plan, run, store, print; ends with exit code 1 if a cell failed. Several processes under torchrun share the work."""
+    """Plan, run, store, print; ends with exit code 1 if a cell failed or a condition holds. Several processes under torchrun
+    share the work."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and ((where[1] or 1) > 1 or where[0] != "local"):
         raise click.UsageError("--workers and --executor are for one process; torchrun has started several already")
     with joined_ranks(resolve_device(device)) as (ranks, own_device):
         _run_and_print(
-            ranks, own_device, checkpoints, spec, measures, overrides, shared, seed, store_path, where, as_json, options
-        )
+            ranks, own_device, checkpoints, spec, measures, overrides, shared, seed, store_path, where, as_json, options,
+            conditions,
+        )  # fmt: skip
 
 
 def _run_and_print(
     ranks: Ranks, device: str, checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str],
     overrides: dict[str, dict[str, str]], shared: dict[str, object], seed: int, store_path: str | None, where: Where,
-    as_json: bool, options: LoadOptions | None,
+    as_json: bool, options: LoadOptions | None, conditions: Sequence[Condition],
 ) -> None:  # fmt: skip
     paths, left_out = known_checkpoints(checkpoints)
     if ranks.rank == 0:
@@ -160,7 +174,7 @@ def _run_and_print(
         if store is not None:
             store.close()
     if ranks.rank == 0:
-        _finish(summary, left_out, store_path, as_json)
+        _finish(summary, left_out, store_path, as_json, conditions)
 
 
 def _headline(scores: list[Score]) -> str:
@@ -173,10 +187,15 @@ def _headline(scores: list[Score]) -> str:
     return f"{first.name} {first.value:.4g}{error}{note}{' (not converged)' if not first.converged else ''}"
 
 
-def _finish(summary: ScoringSummary, left_out: int, store_path: str | None, as_json: bool) -> None:
+def _finish(
+    summary: ScoringSummary, left_out: int, store_path: str | None, as_json: bool, conditions: Sequence[Condition]
+) -> None:
     if as_json:
         click.echo(json.dumps([score.to_json() for score in summary.scores], indent=1))
     kept = f"; kept in {store_path}" if store_path else ""
     say(f"{summary.computed} cells computed, {summary.reused} taken from the store, {len(summary.failures)} failed{kept}")
-    if summary.failures or left_out:
+    held = that_hold(conditions, summary.scores)
+    for condition, score in held:
+        say(f"--fail-if {condition}: {score.checkpoint} has {score.measure}.{score.name} {score.value:.4g}")
+    if summary.failures or left_out or held:
         raise click.exceptions.Exit(EXIT_FAILED)

@@ -26,7 +26,7 @@ from ssa_analysis.running.executors import InProcessExecutor
 from ssa_analysis.running.plan import CellResult, DataSpec, loaded_data, make_cells
 from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store, short_names
-from ssa_analysis.score import Score, find_score
+from ssa_analysis.scores import Score, find_score
 
 
 @click.command()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pandas as pd
 
 from ssa_analysis.linking.table import note_of
-from ssa_analysis.score import in_brackets
+from ssa_analysis.scores import in_brackets
 
 RUNG = r"R\d(_pac_bayes)?"  # names of the scores of `bounds` that are checked inequalities
 
@@ -39,6 +40,11 @@ KEY_SCORES = (
     ScoreName("representation.effective_rank", "effective rank", ""),
     ScoreName("bounds.ideal_bound", "bound R2 (nats)", "low"),
 )
+_DIRECTIONS = (  # of the scores beside the key ones
+    (r"downstream\..*accuracy.*", "high"), (r"downstream\..*cross_entropy", "low"), (r"robustness\.(.*error.*|mce.*)", "low"),
+    (r"curvature\.(lambda_\d+|spectral_norm|frobenius|trace.*)", "low"), (r"flatness\..*(sharpness|case|flatness)", "low"),
+    (r"landscape\.rise.*", "low"), (r"shift\..*(w2|mmd).*", "low"),
+)  # fmt: skip
 _BY_KEY = {row.key: row for row in KEY_SCORES}
 
 
@@ -54,4 +60,6 @@ def labelled(frame: pd.DataFrame, key: str) -> str:
 
 def better_of(key: str) -> str:
     """``low``, ``high`` or empty."""
-    return _BY_KEY[key].better if key in _BY_KEY else ""
+    if key in _BY_KEY:
+        return _BY_KEY[key].better
+    return next((direction for pattern, direction in _DIRECTIONS if re.fullmatch(pattern, key)), "")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ssa_analysis.version import __version__
 
 if TYPE_CHECKING:
+    from ssa_analysis.api import score
     from ssa_analysis.checkpoints.loading import LoadedCheckpoint, LoadReport, load_checkpoint
     from ssa_analysis.data.datasets import DATASETS, Data, load_data
     from ssa_analysis.errors import (
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ssa_analysis.measures import MEASURES
     from ssa_analysis.models.encoder import Encoder
     from ssa_analysis.running.store import Store
-    from ssa_analysis.score import Score
+    from ssa_analysis.scores import Score
     from ssa_analysis.training.loop import train
     from ssa_analysis.training.settings import TrainSettings
 
@@ -47,7 +48,7 @@ _HOME = {
     "MeasureError": "errors",
     "OutputError": "errors",
     "SSAError": "errors",
-    "Score": "score",
+    "Score": "scores",
     "SettingsError": "errors",
     "Store": "running.store",
     "StoreError": "errors",
@@ -55,6 +56,7 @@ _HOME = {
     "link_scores": "linking.links",
     "load_checkpoint": "checkpoints.loading",
     "load_data": "data.datasets",
+    "score": "api",
     "train": "training.loop",
 }
 
@@ -79,6 +81,7 @@ __all__ = [
     "link_scores",
     "load_checkpoint",
     "load_data",
+    "score",
     "train",
 ]
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ssa_analysis.reports.figures.frames import grid_shape, lowest_panels, one_of_each, rows_of, with_arrays
 from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, plain, styled
 
-from ssa_analysis.score import marks_of
+from ssa_analysis.scores import marks_of
 
 HEATMAP_ROWS = 40  # checkpoints; beyond it the first of each method are shown
 WRITTEN_ROWS = 16  # up to here the cells hold their numbers

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ssa_analysis.score import marks_of
+from ssa_analysis.scores import marks_of
 from ssa_analysis.training.settings import hyperparameters
 
 METHOD_SETTINGS = ("rho", "adaptive", "alpha", "window", "share", "swap", "partner")  # what the four methods differ in

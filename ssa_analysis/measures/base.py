@@ -22,7 +22,7 @@ from ssa_analysis.models.encoder import Encoder, in_batches
 from ssa_analysis.numerics.contrastive import check_temperature
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.registry import Registry, check_fields
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 DEFAULT_TAU = 0.5
 

@@ -20,7 +20,7 @@ from ssa_analysis.numerics.lanczos import Eigenpairs
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.numerics.spectrum import Spectrum, analyse_spectrum
 from ssa_analysis.progress import LoggedProgress
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 BACKENDS = ("lanczos", "pyhessian", "curvlinops")
 

@@ -18,7 +18,7 @@ from ssa_analysis.numerics.classifiers import accuracy, knn_predict
 from ssa_analysis.numerics.laws import student_quantile
 from ssa_analysis.numerics.resampling import mean_interval, wilson_interval
 from ssa_analysis.numerics.seeding import derive_seed
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 FEW = (0.01, 0.1)  # shares of the labels (Chen et al. 2020, section 6)
 

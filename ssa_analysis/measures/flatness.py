@@ -30,7 +30,7 @@ from ssa_analysis.numerics.resampling import mean_interval
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.progress import LoggedProgress
 from ssa_analysis.registry import unknown_name
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 INVARIANT, NOT_INVARIANT = "layer rescaling", "none"
 GROUP = 32  # pairs of a group of the m-sharpness, where there are enough for two groups

@@ -27,7 +27,7 @@ from ssa_analysis.numerics.hessian import CurvatureOperator
 from ssa_analysis.numerics.resampling import Interval, mean_interval
 from ssa_analysis.numerics.surfaces import barrier, nonconvexity, quadratic_reach, rise_at, ruggedness
 from ssa_analysis.registry import unknown_name
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 ALONG = ("random", "eigenvectors", "checkpoint")
 SPANS = {"random": 1.0, "checkpoint": 0.5}  # in units of the filters' norms; that of eigenvectors follows from the curvature

@@ -21,7 +21,7 @@ from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.contrastive import nt_xent
 from ssa_analysis.numerics.resampling import bootstrap, jackknife_stderr, mean_interval
 from ssa_analysis.numerics.seeding import derive_seed
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 
 @dataclass(frozen=True)

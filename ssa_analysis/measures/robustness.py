@@ -32,7 +32,7 @@ from ssa_analysis.models.encoder import Encoder, in_batches
 from ssa_analysis.numerics.resampling import mean_interval
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.registry import unknown_name
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 PREFIXES = {"probe": "", "knn": "knn_"}  # of the scores of each predictor
 

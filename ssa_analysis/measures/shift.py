@@ -39,7 +39,7 @@ from ssa_analysis.numerics.decomposition import Influenced, ideal_alignment, mea
 from ssa_analysis.numerics.kernels import spread_rows
 from ssa_analysis.numerics.resampling import Interval
 from ssa_analysis.numerics.seeding import derive_seed
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 __all__ = ["ShiftSettings", "shift"]
 

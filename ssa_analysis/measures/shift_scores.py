@@ -24,7 +24,7 @@ from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.numerics.sinkhorn import sinkhorn_divergence, squared_costs
 from ssa_analysis.numerics.sliced import floored_sliced, max_sliced_wasserstein2
 from ssa_analysis.numerics.transport import LEAST_ROWS, exact_distance, floored_distance, pair_transport, wasserstein_1d
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 MAX_MOMENTS = 256  # dimensions of the Gaussian distance; beyond it, principal components of the clean images
 SINKHORN_EPS = 0.05  # in units of the median cost

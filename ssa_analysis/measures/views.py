@@ -37,7 +37,7 @@ from ssa_analysis.numerics.laws import normal_quantile
 from ssa_analysis.numerics.resampling import Interval, group_jackknife, jackknife_stderr
 from ssa_analysis.numerics.seeding import derive_seed, generator
 from ssa_analysis.progress import LoggedProgress
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 CHUNK = 256  # images augmented together; Fourier partners come from among them
 NEGLIGIBLE = 0.05  # a relief below this share of the shift is none

@@ -20,9 +20,9 @@ from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.data.datasets import Data, load_data
 from ssa_analysis.errors import MeasureError, SettingsError, SSAError
 from ssa_analysis.measures import MEASURES
-from ssa_analysis.measures.base import RunContext, running_in
+from ssa_analysis.measures.base import MeasureSettings, RunContext, running_in
 from ssa_analysis.running.ranks import first_problem
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 from ssa_analysis.version import __version__
 
 
@@ -110,6 +110,20 @@ def make_cells(
     Raises:
         SettingsError: an unknown measure or setting. CheckpointError: a file that cannot be read.
     """
+    settings = {name: values.to_dict() for name, values in measure_settings(measures, seed, shared, overrides).items()}
+    versions = {name: f"{__version__}/{MEASURES.get(name).revision}" for name in settings}
+    options = options or LoadOptions()
+    return [
+        Cell(str(path), sha256, name, settings[name], data.name, data.fingerprint, versions[name], options)
+        for path, sha256 in ((path, content_hash(path)) for path in paths)
+        for name in settings
+    ]
+
+
+def measure_settings(
+    measures: Sequence[str], seed: int, shared: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]
+) -> dict[str, MeasureSettings]:
+    """Settings of each measure, in the order of their names; SettingsError as of :func:`make_cells`."""
     for name in overrides:
         MEASURES.get(name)
     rows = [MEASURES.get(name) for name in dict.fromkeys(measures)]
@@ -119,13 +133,8 @@ def make_cells(
     for row in rows:
         known = {f.name for f in fields(row.settings)}
         common = {name: value for name, value in shared.items() if name in known}
-        settings[row.name] = row.make_settings({**common, "seed": seed, **overrides.get(row.name, {})}).to_dict()
-    version, options = __version__, options or LoadOptions()
-    return [
-        Cell(str(path), sha256, row.name, settings[row.name], data.name, data.fingerprint, f"{version}/{row.revision}", options)
-        for path, sha256 in ((path, content_hash(path)) for path in paths)
-        for row in rows
-    ]
+        settings[row.name] = row.make_settings({**common, "seed": seed, **overrides.get(row.name, {})})
+    return settings
 
 
 def run_checkpoint(cells: list[Cell], spec: DataSpec, device: str, scratch: Path | None = None) -> Iterator[CellResult]:

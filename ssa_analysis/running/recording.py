@@ -13,7 +13,7 @@ from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import forget
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.ranks import Ranks
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 from ssa_analysis.training.logs import keep_rows
 
 COLUMNS = ("epoch", "measure", "name", "value", "stderr", "low", "high", "unit", "converged", "seconds", "error")

@@ -13,7 +13,7 @@ from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.running.executors import Executor, Job
 from ssa_analysis.running.plan import Cell, CellResult, DataSpec, run_checkpoint
 from ssa_analysis.running.store import Store
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 ATTEMPTS = 2  # a cell whose worker was killed is tried once more, then it has failed and the others go on
 

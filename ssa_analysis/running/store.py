@@ -19,7 +19,7 @@ from ssa_analysis.errors import StoreError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.running.environment import environment, environment_id
 from ssa_analysis.running.plan import Cell, CellResult
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 SCHEMA_VERSION = 1
 _SCHEMA = """

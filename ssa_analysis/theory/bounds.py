@@ -17,7 +17,7 @@ from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.numerics.transport import split_floor
 from ssa_analysis.registry import unknown_name
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 from ssa_analysis.theory import r5_transport, r9_certificate, r9_pac_bayes
 from ssa_analysis.theory.blocks import BlocksOfPairs, batch_dependent, embedded_blocks, mixes_images
 from ssa_analysis.theory.chain import BOUNDING, CAUSES, ROUTES, Ceiling, Chain, build, tightest, uncertified

@@ -14,7 +14,7 @@ from ssa_analysis.reports.html import write_report
 
 from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.running.store import Store
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")

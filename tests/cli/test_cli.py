@@ -30,7 +30,7 @@ from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import Measure, MeasureSettings
 from ssa_analysis.running.plan import default_measures
 from ssa_analysis.running.store import Store
-from ssa_analysis.score import JSON_FIELDS, Score
+from ssa_analysis.scores import JSON_FIELDS, Score
 from ssa_analysis.training.settings import METHODS
 from ssa_analysis.version import __version__
 

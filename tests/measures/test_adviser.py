@@ -17,7 +17,7 @@ from ssa_analysis.errors import DataError, SettingsError
 from ssa_analysis.measures.views import ViewsSettings, fourier_verdict, variants, views
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.resampling import Interval
-from ssa_analysis.score import Score, find_score
+from ssa_analysis.scores import Score, find_score
 
 FAST = ViewsSettings(groups=8, strengths="0.5")
 

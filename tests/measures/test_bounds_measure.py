@@ -14,7 +14,7 @@ from torch import Tensor
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import DataError, MeasureError, SettingsError
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.score import find_score
+from ssa_analysis.scores import find_score
 from ssa_analysis.theory.bounds import BoundsSettings, automatic_block, bounds
 from ssa_analysis.theory.estimates import draw_positives
 from ssa_analysis.theory.evidence import Evidence, Ideal, gather

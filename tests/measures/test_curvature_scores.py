@@ -8,7 +8,7 @@ import torch
 
 from ssa_analysis.measures.curvature import spectrum_scores
 from ssa_analysis.numerics.spectrum import analyse_spectrum
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 
 def scores_of(values: list[float], top: int = 3, **options: object) -> dict[str, Score]:

@@ -14,7 +14,7 @@ from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import DataError, MeasureError, SettingsError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 SMALL: dict[str, dict[str, object]] = {
     "curvature": {"pairs": 64, "batch": 32, "top": 2, "density_steps": 5, "trace_probes": 5},

@@ -18,7 +18,7 @@ from ssa_analysis.models.backbones import ConvNet
 from ssa_analysis.models.encoder import Encoder, Projector
 from ssa_analysis.numerics.flatness import worst_case_rise
 from ssa_analysis.numerics.hessian import perturbed
-from ssa_analysis.score import Score, find_score
+from ssa_analysis.scores import Score, find_score
 
 SMALL = {"pairs": 16, "batch": 16, "draws": 3, "probes": 3, "steps": 4, "restarts": 3, "m": 4, "target_rise": 0.02, "seed": 1}
 INVARIANT = {

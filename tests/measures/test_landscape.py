@@ -30,7 +30,7 @@ from ssa_analysis.measures.loss_field import LossField, Slice, batchnorm_modules
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.hessian import CurvatureOperator
 from ssa_analysis.numerics.surfaces import nonconvexity, quadratic_reach, rise_at, ruggedness
-from ssa_analysis.score import Score, find_score
+from ssa_analysis.scores import Score, find_score
 
 # a low temperature, because the loss of so small an encoder is flat at the usual one
 SMALL: dict[str, Any] = {"pairs": 64, "batch": 32, "points": 5, "grid": 3, "tau": 0.1}

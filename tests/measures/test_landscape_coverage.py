@@ -8,7 +8,7 @@ from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures.landscape import LandscapeSettings, _over, landscape
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.surfaces import rise_at
-from ssa_analysis.score import find_score
+from ssa_analysis.scores import find_score
 
 INTERVALS = 200
 # 95 % are asked for. Below 178 of 200 has a chance of 1e-3 at 95 %; a normal interval of five values would hold 88 %

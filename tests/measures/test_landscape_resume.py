@@ -23,7 +23,7 @@ from ssa_analysis.running.executors import InProcessExecutor
 from ssa_analysis.running.plan import DataSpec, loaded_data, make_cells
 from ssa_analysis.running.scoring import run_cells, scratch_of
 from ssa_analysis.running.store import Store
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = {"pairs": 32, "batch": 32, "directions": 2, "points": 5, "grid": 5}

@@ -17,7 +17,7 @@ from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.fourier import FourierSettings
 from ssa_analysis.errors import MeasureError, SettingsError
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.score import Score, find_score
+from ssa_analysis.scores import Score, find_score
 from ssa_analysis.theory.blocks import BlocksOfPairs, batch_dependent
 from ssa_analysis.theory.bounds import BoundsSettings, bounds
 from ssa_analysis.theory.pac_bayes_run import evaluate, find_prior, other_split

@@ -14,7 +14,7 @@ from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures.downstream import DownstreamSettings, downstream
 from ssa_analysis.measures.representation import effective_rank, uniformity
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.score import find_score
+from ssa_analysis.scores import find_score
 
 
 def unit(n: int, d: int, seed: int) -> Tensor:

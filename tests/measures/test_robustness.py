@@ -19,7 +19,7 @@ from ssa_analysis.measures import robustness as module
 from ssa_analysis.measures.corrupted_pass import angles
 from ssa_analysis.measures.robustness import RobustnessSettings, robustness
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.score import Score, find_score
+from ssa_analysis.scores import Score, find_score
 
 
 @dataclasses.dataclass

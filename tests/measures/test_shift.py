@@ -17,7 +17,7 @@ from ssa_analysis.measures.pair_laws import divide, flat_pixels, pair_samples, s
 from ssa_analysis.measures.shift import ShiftSettings, shift
 from ssa_analysis.measures.shift_scores import ScoreMaker, sliced_scores
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.score import Score, find_score
+from ssa_analysis.scores import Score, find_score
 
 FAST = {"permutations": 99, "projections": 20, "groups": 4, "batch": 16}
 

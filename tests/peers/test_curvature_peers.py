@@ -24,7 +24,7 @@ from ssa_analysis.measures.backends.pyhessian_backend import build_pyhessian, py
 from ssa_analysis.measures.fixed_loss import contrastive_loss, supervised_loss
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, flatten
-from ssa_analysis.score import Score, find_score
+from ssa_analysis.scores import Score, find_score
 
 LOSSES = ("contrastive", "cross-entropy")
 SCOPES = ("all", "last layer")

@@ -15,7 +15,7 @@ from ssa_analysis.reports.html import write_report
 from ssa_analysis.checkpoints.loading import LoadReport
 from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.running.store import SCORE_COLUMNS, Store
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 from ssa_analysis.theory.bounds import STATEMENTS
 
 METHODS = ("simclr", "simclr-sam", "simclr-fourier", "ssa-clr")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ssa_analysis.running.plan import Cell, CellResult
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 
 def make_cell(path: str = "runs/a/last.pt", sha256: str = "aa" * 32, measure: str = "toy", **changes: Any) -> Cell:

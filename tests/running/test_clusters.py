@@ -30,7 +30,7 @@ from ssa_analysis.running.executors import (
 from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 # Jobs stand at the top of the module: a worker finds them by name.
 

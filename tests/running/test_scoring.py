@@ -22,7 +22,7 @@ from ssa_analysis.running.executors import InProcessExecutor, ProcessExecutor
 from ssa_analysis.running.plan import Cell, CellResult, DataSpec, loaded_data, make_cells
 from ssa_analysis.running.scoring import ScoringSummary, run_cells, scratch_of
 from ssa_analysis.running.store import Store
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 SPEC = DataSpec("digits", subset=150)
 

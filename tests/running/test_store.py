@@ -19,7 +19,7 @@ from ssa_analysis.errors import StoreError
 from ssa_analysis.running.environment import environment
 from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.running.store import SCHEMA_VERSION, SCORE_COLUMNS, Store, short_names
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 Make = Callable[..., Cell]
 Result = Callable[..., CellResult]

@@ -24,7 +24,7 @@ from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store
 from ssa_analysis.running.study import Study, expand_grid, read_study, study_from_dict
 from ssa_analysis.running.study_run import StudyFolder, is_trained, missing_runs, score_missing, study_cells, train_missing
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 BASE = {"arch": "convnet", "projector": [16, 8], "rho": 0.1}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ssa_analysis.numerics.hessian import CurvatureOperator
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 
 class BatchModel(nn.Module):

@@ -22,7 +22,7 @@ from ssa_analysis.numerics.hessian import CurvatureOperator
 from ssa_analysis.numerics.lanczos import random_vector
 from ssa_analysis.numerics.resampling import mean_interval, student_reach
 from ssa_analysis.numerics.seeding import seeded
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 INSTALL = 'pip install "ssa-analysis[peers]"'
 HUTCHPP_PRODUCTS = 12  # of one estimate: a third each for the basis, its trace and the rest

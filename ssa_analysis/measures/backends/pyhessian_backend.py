@@ -25,7 +25,7 @@ from ssa_analysis.measures.backends.adapter import (
 from ssa_analysis.numerics.hessian import CurvatureOperator, flatten
 from ssa_analysis.numerics.resampling import mean_interval
 from ssa_analysis.numerics.seeding import seeded
-from ssa_analysis.score import Score
+from ssa_analysis.scores import Score
 
 MAX_ITERATIONS = 100  # its own defaults
 TOLERANCE = 1e-3

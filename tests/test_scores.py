@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from ssa_analysis.score import JSON_FIELDS, Score, find_score
+from ssa_analysis.scores import JSON_FIELDS, Score, find_score
 
 
 def test_json_has_the_documented_fields_and_nothing_else() -> None:

@@ -1,0 +1,49 @@
+"""``ssa-analyze compare``, and ``score --fail-if``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DATA = ("--data", "digits", "--subset", "300")
+
+
+def test_two_checkpoints_side_by_side(cli: Callable[..., Any], store: Path, trained: Any) -> None:
+    ended = cli("compare", trained.paths[0], trained.paths[3], "--store", store, "--all")
+    assert ended.code == 0, ended.err
+    assert "ssa-clr" in ended.err.split(" against ")[0]
+    header, *rows = ended.out.splitlines()
+    assert [word for word in ("score", "simclr", "ssa-clr", "difference", "unit", "better") if word not in header] == []
+    rows_of = {line.split()[0]: line for line in rows}
+    assert {"downstream.probe_accuracy", "representation.uniformity"} <= set(rows_of)
+    as_json = {row["score"]: row for row in cli("compare", trained.paths[0], trained.paths[3], "--store", store, "--json").json}
+    assert len(as_json) == len(rows)
+    row = as_json["representation.uniformity"]
+    assert row["difference"] == row["second"] - row["first"]
+    few = cli("compare", trained.paths[0], trained.paths[3], "--store", store).out.splitlines()
+    assert len(few) - 1 == sum(row["separable"] for row in as_json.values()) or not few
+
+
+def test_one_against_itself_has_nothing_to_tell_apart(cli: Callable[..., Any], store: Path, trained: Any) -> None:
+    ended = cli("compare", trained.paths[0], trained.paths[0], "--store", store)
+    assert (ended.code, ended.out) == (0, "")
+    assert ": 0 of " in ended.err
+
+
+def test_a_checkpoint_that_is_not_in_the_store(cli: Callable[..., Any], store: Path, trained: Any) -> None:
+    assert (
+        "unknown checkpoint 'simclr2'; did you mean simclr" in cli("compare", "simclr2", trained.paths[1], "--store", store).err
+    )
+
+
+def test_a_condition_that_holds_ends_with_one_and_keeps_the_scores(cli: Callable[..., Any], store: Path, trained: Any) -> None:
+    common = ("score", trained.paths[0], *DATA, "--measures", "downstream", "--store", store)
+    held = cli(*common, "--fail-if", "probe_accuracy > 0", "--fail-if", "downstream.knn_accuracy < -1")
+    assert held.code == 1
+    assert "--fail-if probe_accuracy > 0: " in held.err
+    assert "knn_accuracy <" not in held.err
+    assert "1 taken from the store, 0 failed" in held.err
+    assert cli(*common, "--fail-if", "probe_accuracy > 1").code == 0
+    assert "did you mean probe_accuracy" in cli(*common, "--fail-if", "probe_acuracy > 1").err
+    assert cli(*common, "--fail-if", "probe_accuracy").code == 2
