@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         SSAError,
         StoreError,
     )
+    from ssa_analysis.hooks import ScoreRecorder, lightning_callback
     from ssa_analysis.linking.links import link_scores
     from ssa_analysis.measures import MEASURES
     from ssa_analysis.models.encoder import Encoder
@@ -49,10 +50,12 @@ _HOME = {
     "OutputError": "errors",
     "SSAError": "errors",
     "Score": "scores",
+    "ScoreRecorder": "hooks",
     "SettingsError": "errors",
     "Store": "running.store",
     "StoreError": "errors",
     "TrainSettings": "training.settings",
+    "lightning_callback": "hooks",
     "link_scores": "linking.links",
     "load_checkpoint": "checkpoints.loading",
     "load_data": "data.datasets",
@@ -73,11 +76,13 @@ __all__ = [
     "OutputError",
     "SSAError",
     "Score",
+    "ScoreRecorder",
     "SettingsError",
     "Store",
     "StoreError",
     "TrainSettings",
     "__version__",
+    "lightning_callback",
     "link_scores",
     "load_checkpoint",
     "load_data",

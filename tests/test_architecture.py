@@ -16,6 +16,7 @@ LAYERS = (
     {"theory", "linking", "diagnosis"},
     {"running"},
     {"reports", "api"},
+    {"hooks"},
     {"cli"},
 )
 # within the second layer: who may use whom

@@ -157,6 +157,20 @@ def test_files_within_a_file_share_one_budget(tmp_path: Path) -> None:
     assert "no storage" in in_little(tmp_path / "tensor.pkl")
 
 
+def test_what_files_within_a_file_build_counts_together(tmp_path: Path) -> None:
+    """Each of them builds 26 MB of dictionaries, drops them and returns a storage; ten are more than the file may."""
+    archive(tmp_path / "inner.pt", b"(" + b"}" * 400_000 + b"1" + storage())
+    inner = b"B" + struct.pack("<I", (tmp_path / "inner.pt").stat().st_size) + (tmp_path / "inner.pt").read_bytes()
+    load = name("torch.storage", "_load_from_bytes") + keep(2) + b"0"
+    for times, fine in ((1, True), (10, False)):
+        content = b"\x80\x04" + inner + b"\x85" + keep(1) + b"0" + load + b"(" + b"h\x02h\x01R" * times + b"l."
+        (tmp_path / "x.pkl").write_bytes(content)
+        if fine:
+            assert len(read_file(tmp_path / "x.pkl")) == 1
+        else:
+            assert "far more than it holds" in in_little(tmp_path / "x.pkl")
+
+
 def _saved(content: object) -> bytes:
     stream = io.BytesIO()
     torch.save(content, stream)
