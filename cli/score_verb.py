@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from ssa_analysis.cli.common import (
@@ -27,13 +28,15 @@ from ssa_analysis.cli.common import (
 )
 
 from ssa_analysis.checkpoints.options import LoadOptions
+from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures.corruption_baseline import ALEXNET
 from ssa_analysis.measures.curvature import BACKENDS
 from ssa_analysis.measures.fixed_loss import LOSSES
 from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.running.conditions import Condition, parse_condition, that_hold
-from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells
+from ssa_analysis.running.plan import Cell, CellResult, DataSpec, default_measures, loaded_data, make_cells
 from ssa_analysis.running.ranks import joined_ranks
+from ssa_analysis.running.score_estimate import estimate_scoring
 from ssa_analysis.running.scoring import ScoringSummary, cells_to_run, run_cells
 from ssa_analysis.running.store import Store, short_names
 from ssa_analysis.scores import Score, in_brackets, marks_of
@@ -90,6 +93,7 @@ Where = tuple[str, int | None, tuple[str, ...]]  # executor, workers, options
     metavar="CONDITION",
     help="Exit 1 if a score meets it, such as 'lambda_max > 50'; repeatable.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what would be computed and about how long it takes, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as a JSON list on stdout.")
 @config_option("score")
 def command(
@@ -97,7 +101,7 @@ def command(
     options: LoadOptions, store_path: str, measures: str | None, assignments: tuple[str, ...], views: str,
     loss: str, backend: str, tau: float | None, corruptions: str | None, frost_textures: str | None, test_sets: tuple[str, ...],
     baseline: str | None, seed: int, workers: int | None, executor: str, executor_option: tuple[str, ...], device: str,
-    fail_if: tuple[str, ...], as_json: bool,
+    fail_if: tuple[str, ...], dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure CHECKPOINTs (files, globs, folders) and keep the scores.
 
@@ -111,6 +115,7 @@ def command(
       ssa-analyze score mine.pt --model net.py:build --normalise cifar10 --data cifar10 --loss supervised --measures curvature
       ssa-analyze score model.pt --data cifar10 --measures robustness --corruptions CIFAR-10-C/
       ssa-analyze score model.pt --data cifar10 --measures curvature,downstream --fail-if 'lambda_max > 50'
+      ssa-analyze score runs/*/last.pt --data cifar10 --dry-run
     """
     conditions = [parse_condition(text) for text in fail_if]
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
@@ -122,13 +127,13 @@ def command(
     }  # fmt: skip
     where = (executor, workers, executor_option)
     run_and_print(checkpoints, spec, names, parse_settings(assignments), shared, seed, store_path, where, device, as_json,
-                  options, conditions)  # fmt: skip
+                  options, conditions, dry_run)  # fmt: skip
 
 
 def run_and_print(
     checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str], overrides: dict[str, dict[str, str]],
     shared: dict[str, object], seed: int, store_path: str | None, where: Where, device: str, as_json: bool,
-    options: LoadOptions | None = None, conditions: Sequence[Condition] = (),
+    options: LoadOptions | None = None, conditions: Sequence[Condition] = (), dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Plan, run, store, print; ends with exit code 1 if a cell failed or a condition holds. Several processes under torchrun
     share the work."""
@@ -137,14 +142,14 @@ def run_and_print(
     with joined_ranks(resolve_device(device)) as (ranks, own_device):
         _run_and_print(
             ranks, own_device, checkpoints, spec, measures, overrides, shared, seed, store_path, where, as_json, options,
-            conditions,
+            conditions, dry_run,
         )  # fmt: skip
 
 
 def _run_and_print(
     ranks: Ranks, device: str, checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str],
     overrides: dict[str, dict[str, str]], shared: dict[str, object], seed: int, store_path: str | None, where: Where,
-    as_json: bool, options: LoadOptions | None, conditions: Sequence[Condition],
+    as_json: bool, options: LoadOptions | None, conditions: Sequence[Condition], dry_run: bool,
 ) -> None:  # fmt: skip
     paths, left_out = known_checkpoints(checkpoints)
     if ranks.rank == 0:
@@ -152,12 +157,17 @@ def _run_and_print(
     ranks.from_first(None)
     loaded = loaded_data(spec)
     cells = make_cells(paths, loaded, measures, seed, shared, overrides, options)
-    store = Store(store_path) if store_path and ranks.rank == 0 else None
+    kept = store_path is not None and (not dry_run or Path(store_path).exists())  # a dry run makes no store
+    store = Store(store_path) if store_path and kept and ranks.rank == 0 else None
     try:
         labels = short_names({cell.sha256: cell.path for cell in cells})
         todo = ranks.from_first(cells_to_run(cells, store))
         sizes = ", ".join(f"{name} {len(index)}" for name, index in loaded.splits.items())
         say(f"{loaded.name}: {len(loaded.labels)} images ({sizes}); {len(todo)} of {len(cells)} cells to compute")
+        if dry_run:
+            if ranks.rank == 0:
+                _say_plan(todo, labels, loaded, device, where)
+            return
         progress = Progress(len(todo))
 
         def tell(result: CellResult) -> None:
@@ -175,6 +185,21 @@ def _run_and_print(
             store.close()
     if ranks.rank == 0:
         _finish(summary, left_out, store_path, as_json, conditions)
+
+
+def _say_plan(todo: list[Cell], labels: dict[str, str], data: Data, device: str, where: Where) -> None:
+    """What is to be computed, and what it takes, roughly."""
+    if todo and os.environ.get("WORLD_SIZE", "1") == "1":
+        found = estimate_scoring(todo, data, device)
+        assert found is not None
+        for measure, count, seconds in found.by_measure:
+            say(f"  {measure:15} {count:4} checkpoint{'s' if count > 1 else ' '}  about {duration(seconds)}")
+        workers = where[1] or 1
+        spread = f", {duration(found.seconds / workers)} with {workers} workers" if workers > 1 else ""
+        timed = labels[next(cell.sha256 for cell in todo if cell.path == found.checkpoint)]
+        memory = f"{found.memory / 2**30:.1f} GiB at the peak"
+        say(f"roughly {duration(found.seconds)}{spread}, {memory}; from a few passes of {timed} on this machine")
+    say("dry run: nothing was computed")
 
 
 def _headline(scores: list[Score]) -> str:

@@ -63,7 +63,7 @@ class Estimate:
         return self.training + self.scoring
 
 
-def _timed(function: Callable[[], Any], device: torch.device) -> float:
+def timed(function: Callable[[], Any], device: torch.device) -> float:
     """Seconds of one call, the first one not counted."""
     times = []
     for _ in range(STEPS + 1):
@@ -96,7 +96,7 @@ class _Stopwatch:
         key = (repr(recipe), settings.batch)
         if key not in self._views:
             views, images = Views(recipe, self.data.image_size), self.batch(settings.batch)
-            self._views[key] = _timed(lambda: views.pair(images, 0), self.device)
+            self._views[key] = timed(lambda: views.pair(images, 0), self.device)
         return self._views[key]
 
     def passes(self, settings: TrainSettings) -> tuple[float, float]:
@@ -111,8 +111,8 @@ class _Stopwatch:
                     encoder.embed(torch.cat([pixels, pixels]))
 
             plain = replace(settings, negatives=None, accumulate=1)
-            gradient = _timed(lambda: batch_loss(encoder, pixels, pixels, plain, 0).backward(), self.device)
-            self._passes[key] = gradient, _timed(forward, self.device)
+            gradient = timed(lambda: batch_loss(encoder, pixels, pixels, plain, 0).backward(), self.device)
+            self._passes[key] = gradient, timed(forward, self.device)
             self.encoders[key] = encoder
         return self._passes[key]
 

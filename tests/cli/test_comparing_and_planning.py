@@ -1,4 +1,4 @@
-"""``ssa-analyze compare``, and ``score --fail-if``."""
+"""``ssa-analyze compare``, ``score --fail-if`` and ``score --dry-run``."""
 
 from __future__ import annotations
 
@@ -47,3 +47,17 @@ def test_a_condition_that_holds_ends_with_one_and_keeps_the_scores(cli: Callable
     assert cli(*common, "--fail-if", "probe_accuracy > 1").code == 0
     assert "did you mean probe_accuracy" in cli(*common, "--fail-if", "probe_acuracy > 1").err
     assert cli(*common, "--fail-if", "probe_accuracy").code == 2
+
+
+def test_a_dry_run_says_the_plan_and_makes_nothing(cli: Callable[..., Any], store: Path, trained: Any, tmp_path: Path) -> None:
+    ended = cli("score", *trained.paths, *DATA, "--measures", "downstream,curvature", "--store", tmp_path / "new.db", "--dry-run")
+    assert (ended.code, ended.out) == (0, "")
+    assert not (tmp_path / "new.db").exists()
+    lines = ended.err.splitlines()
+    assert "8 of 8 cells to compute" in lines[0]
+    assert [line.split()[:3] for line in lines[1:3]] == [["downstream", "4", "checkpoints"], ["curvature", "4", "checkpoints"]]
+    assert " GiB at the peak; from a few passes of simclr" in lines[3]
+    assert lines[4] == "dry run: nothing was computed"
+    known = cli("score", *trained.paths, *DATA, "--measures", "downstream", "--store", store, "--dry-run")
+    assert "0 of 4 cells to compute" in known.err
+    assert known.err.splitlines()[1:] == ["dry run: nothing was computed"]
