@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 from ssa_analysis.cli.common import (
@@ -28,20 +31,32 @@ from ssa_analysis.cli.common import (
 )
 
 from ssa_analysis.checkpoints.options import LoadOptions
-from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures.corruption_baseline import ALEXNET
 from ssa_analysis.measures.curvature import BACKENDS
 from ssa_analysis.measures.fixed_loss import LOSSES
 from ssa_analysis.numerics.ranks import Ranks
+from ssa_analysis.progress import parse_duration
 from ssa_analysis.running.conditions import Condition, parse_condition, that_hold
-from ssa_analysis.running.plan import Cell, CellResult, DataSpec, default_measures, loaded_data, make_cells
+from ssa_analysis.running.plan import CellResult, DataSpec, default_measures, loaded_data, make_cells, measure_settings
 from ssa_analysis.running.ranks import joined_ranks
-from ssa_analysis.running.score_estimate import estimate_scoring
+from ssa_analysis.running.score_estimate import Costs, ScoringEstimate, estimate_scoring, measured_costs, within_budget
 from ssa_analysis.running.scoring import ScoringSummary, cells_to_run, run_cells
 from ssa_analysis.running.store import Store, short_names
 from ssa_analysis.scores import Score, in_brackets, marks_of
 
 Where = tuple[str, int | None, tuple[str, ...]]  # executor, workers, options
+
+
+@dataclass(frozen=True)
+class How:
+    """How a run goes and ends: where it runs, what is printed, which conditions make it fail, seconds that it may take."""
+
+    where: Where
+    device: str
+    as_json: bool = False
+    conditions: Sequence[Condition] = ()
+    dry_run: bool = False
+    budget: float | None = None
 
 
 @click.command()
@@ -93,6 +108,11 @@ Where = tuple[str, int | None, tuple[str, ...]]  # executor, workers, options
     metavar="CONDITION",
     help="Exit 1 if a score meets it, such as 'lambda_max > 50'; repeatable.",
 )
+@click.option(
+    "--time-budget",
+    metavar="DURATION",
+    help="Keep to about this long, such as 10m: fewer pairs, images and probes, which is said; what is left then stays undone.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be computed and about how long it takes, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as a JSON list on stdout.")
 @config_option("score")
@@ -101,7 +121,7 @@ def command(
     options: LoadOptions, store_path: str, measures: str | None, assignments: tuple[str, ...], views: str,
     loss: str, backend: str, tau: float | None, corruptions: str | None, frost_textures: str | None, test_sets: tuple[str, ...],
     baseline: str | None, seed: int, workers: int | None, executor: str, executor_option: tuple[str, ...], device: str,
-    fail_if: tuple[str, ...], dry_run: bool, as_json: bool,
+    fail_if: tuple[str, ...], time_budget: str | None, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure CHECKPOINTs (files, globs, folders) and keep the scores.
 
@@ -116,6 +136,7 @@ def command(
       ssa-analyze score model.pt --data cifar10 --measures robustness --corruptions CIFAR-10-C/
       ssa-analyze score model.pt --data cifar10 --measures curvature,downstream --fail-if 'lambda_max > 50'
       ssa-analyze score runs/*/last.pt --data cifar10 --dry-run
+      ssa-analyze score runs/*/last.pt --data cifar10 --time-budget 10m
     """
     conditions = [parse_condition(text) for text in fail_if]
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
@@ -125,48 +146,56 @@ def command(
         "frost_textures": whole_path(frost_textures), "test_sets": os.pathsep.join(whole_path(path) for path in test_sets),
         "baseline": ALEXNET if baseline == ALEXNET else whole_path(baseline),
     }  # fmt: skip
-    where = (executor, workers, executor_option)
-    run_and_print(checkpoints, spec, names, parse_settings(assignments), shared, seed, store_path, where, device, as_json,
-                  options, conditions, dry_run)  # fmt: skip
+    budget = parse_duration(time_budget) if time_budget is not None else None
+    how = How((executor, workers, executor_option), device, as_json, conditions, dry_run, budget)
+    run_and_print(checkpoints, spec, names, parse_settings(assignments), shared, seed, store_path, options, how)
 
 
 def run_and_print(
     checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str], overrides: dict[str, dict[str, str]],
-    shared: dict[str, object], seed: int, store_path: str | None, where: Where, device: str, as_json: bool,
-    options: LoadOptions | None = None, conditions: Sequence[Condition] = (), dry_run: bool = False,
+    shared: dict[str, object], seed: int, store_path: str, options: LoadOptions, how: How,
 ) -> None:  # fmt: skip
     """Plan, run, store, print; ends with exit code 1 if a cell failed or a condition holds. Several processes under torchrun
     share the work."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and ((where[1] or 1) > 1 or where[0] != "local"):
-        raise click.UsageError("--workers and --executor are for one process; torchrun has started several already")
-    with joined_ranks(resolve_device(device)) as (ranks, own_device):
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if (how.where[1] or 1) > 1 or how.where[0] != "local":
+            raise click.UsageError("--workers and --executor are for one process; torchrun has started several already")
+        if how.budget is not None or how.dry_run:
+            raise click.UsageError("--time-budget and --dry-run are for one process; torchrun has started several")
+    with joined_ranks(resolve_device(how.device)) as (ranks, device):
         _run_and_print(
-            ranks, own_device, checkpoints, spec, measures, overrides, shared, seed, store_path, where, as_json, options,
-            conditions, dry_run,
-        )  # fmt: skip
+            ranks, replace(how, device=device), checkpoints, spec, measures, overrides, shared, seed, store_path, options
+        )
 
 
 def _run_and_print(
-    ranks: Ranks, device: str, checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str],
-    overrides: dict[str, dict[str, str]], shared: dict[str, object], seed: int, store_path: str | None, where: Where,
-    as_json: bool, options: LoadOptions | None, conditions: Sequence[Condition], dry_run: bool,
+    ranks: Ranks, how: How, checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str],
+    overrides: dict[str, dict[str, str]], shared: dict[str, object], seed: int, store_path: str, options: LoadOptions,
 ) -> None:  # fmt: skip
+    started = time.time()
     paths, left_out = known_checkpoints(checkpoints)
     if ranks.rank == 0:
         loaded_data(spec)  # the first one may have to download it; the others then find it there
     ranks.from_first(None)
-    loaded = loaded_data(spec)
+    loaded, costs = loaded_data(spec), None
+    if how.dry_run or how.budget is not None:
+        costs = measured_costs(paths[0], options, loaded, how.device)
+    if how.budget is not None and costs is not None:
+        workers = how.where[1] or 1
+        chosen = measure_settings(measures, seed, shared, overrides)
+        fewer, seconds = within_budget(chosen, len(paths), how.budget * workers, overrides, loaded, costs)
+        _say_given_up(fewer, chosen, seconds / workers, how.budget)
+        overrides = {name: {**overrides.get(name, {}), **fewer.get(name, {})} for name in {*overrides, *fewer}}
     cells = make_cells(paths, loaded, measures, seed, shared, overrides, options)
-    kept = store_path is not None and (not dry_run or Path(store_path).exists())  # a dry run makes no store
-    store = Store(store_path) if store_path and kept and ranks.rank == 0 else None
+    kept = not how.dry_run or Path(store_path).exists()  # a dry run makes no store
+    store = Store(store_path) if kept and ranks.rank == 0 else None
     try:
         labels = short_names({cell.sha256: cell.path for cell in cells})
         todo = ranks.from_first(cells_to_run(cells, store))
         sizes = ", ".join(f"{name} {len(index)}" for name, index in loaded.splits.items())
         say(f"{loaded.name}: {len(loaded.labels)} images ({sizes}); {len(todo)} of {len(cells)} cells to compute")
-        if dry_run:
-            if ranks.rank == 0:
-                _say_plan(todo, labels, loaded, device, where)
+        if how.dry_run and costs is not None:
+            _say_plan(estimate_scoring(todo, loaded, costs), costs, how)
             return
         progress = Progress(len(todo))
 
@@ -177,28 +206,35 @@ def _run_and_print(
 
         if ranks.rank:  # it helps to compute; the first one has the store and the last word
             cells = todo
-        name, workers, options = where
-        executor = chosen_executor(name, 1 if ranks.size > 1 else workers, options, device)
-        summary = run_cells(cells, spec, executor=executor, store=store, device=device, on_result=tell)
+        name, workers, executor_options = how.where
+        executor = chosen_executor(name, 1 if ranks.size > 1 else workers, executor_options, how.device)
+        deadline = started + how.budget if how.budget is not None else None
+        summary = run_cells(cells, spec, executor=executor, store=store, device=how.device, on_result=tell, deadline=deadline)
     finally:
         if store is not None:
             store.close()
     if ranks.rank == 0:
-        _finish(summary, left_out, store_path, as_json, conditions)
+        _finish(summary, left_out, store_path, how)
 
 
-def _say_plan(todo: list[Cell], labels: dict[str, str], data: Data, device: str, where: Where) -> None:
+def _say_given_up(fewer: Mapping[str, Mapping[str, int]], chosen: Mapping[str, Any], seconds: float, budget: float) -> None:
+    """What the budget costs."""
+    for measure, values in fewer.items():
+        usual = chosen[measure].to_dict()
+        say(f"for the time budget: {measure} with " + ", ".join(f"{k} {v} instead of {usual[k]}" for k, v in values.items()))
+    if seconds > budget:
+        say(f"with all that given up it takes roughly {duration(seconds)}, more than {duration(budget)}: the rest will be left")
+
+
+def _say_plan(found: ScoringEstimate, costs: Costs, how: How) -> None:
     """What is to be computed, and what it takes, roughly."""
-    if todo and os.environ.get("WORLD_SIZE", "1") == "1":
-        found = estimate_scoring(todo, data, device)
-        assert found is not None
-        for measure, count, seconds in found.by_measure:
-            say(f"  {measure:15} {count:4} checkpoint{'s' if count > 1 else ' '}  about {duration(seconds)}")
-        workers = where[1] or 1
+    for measure, count, seconds in found.by_measure:
+        say(f"  {measure:15} {count:4} checkpoint{'s' if count > 1 else ' '}  about {duration(seconds)}")
+    if found.by_measure:
+        workers = how.where[1] or 1
         spread = f", {duration(found.seconds / workers)} with {workers} workers" if workers > 1 else ""
-        timed = labels[next(cell.sha256 for cell in todo if cell.path == found.checkpoint)]
         memory = f"{found.memory / 2**30:.1f} GiB at the peak"
-        say(f"roughly {duration(found.seconds)}{spread}, {memory}; from a few passes of {timed} on this machine")
+        say(f"roughly {duration(found.seconds)}{spread}, {memory}; from a few passes of {costs.path} on this machine")
     say("dry run: nothing was computed")
 
 
@@ -212,15 +248,14 @@ def _headline(scores: list[Score]) -> str:
     return f"{first.name} {first.value:.4g}{error}{note}{' (not converged)' if not first.converged else ''}"
 
 
-def _finish(
-    summary: ScoringSummary, left_out: int, store_path: str | None, as_json: bool, conditions: Sequence[Condition]
-) -> None:
-    if as_json:
+def _finish(summary: ScoringSummary, left_out: int, store_path: str, how: How) -> None:
+    if how.as_json:
         click.echo(json.dumps([score.to_json() for score in summary.scores], indent=1))
-    kept = f"; kept in {store_path}" if store_path else ""
-    say(f"{summary.computed} cells computed, {summary.reused} taken from the store, {len(summary.failures)} failed{kept}")
-    held = that_hold(conditions, summary.scores)
+    late = f", {summary.skipped} left for lack of time (run it again to go on)" if summary.skipped else ""
+    counts = f"{summary.computed} cells computed, {summary.reused} taken from the store, {len(summary.failures)} failed{late}"
+    say(f"{counts}; kept in {store_path}")
+    held = that_hold(how.conditions, summary.scores, complete=not (summary.failures or summary.skipped))
     for condition, score in held:
         say(f"--fail-if {condition}: {score.checkpoint} has {score.measure}.{score.name} {score.value:.4g}")
-    if summary.failures or left_out or held:
+    if summary.failures or summary.skipped or left_out or held:
         raise click.exceptions.Exit(EXIT_FAILED)

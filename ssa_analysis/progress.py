@@ -7,9 +7,12 @@ level INFO: nobody sees them unless somebody asks, as the command line does with
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable
+
+from ssa_analysis.errors import SettingsError
 
 INTERVAL = 10.0  # seconds between two lines of one piece of work
 LOGGER = logging.getLogger("ssa_analysis.progress")
@@ -23,6 +26,22 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)\s*s?)?")
+
+
+def parse_duration(text: str) -> float:
+    """``90``, ``45s``, ``10m``, ``1h30m`` -> seconds; SettingsError for anything else.
+
+    >>> parse_duration("1h30m")
+    5400.0
+    """
+    match = _DURATION.fullmatch(text.strip().lower())
+    seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0.0
+    if seconds <= 0:
+        raise SettingsError(f"a duration such as 90s, 10m or 1h30m is wanted, got {text!r}")
+    return seconds
 
 
 class LoggedProgress:

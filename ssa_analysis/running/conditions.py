@@ -55,14 +55,17 @@ def parse_condition(text: str) -> Condition:
     return Condition(match["name"], match["sign"], limit, match["measure"] or "")
 
 
-def that_hold(conditions: Sequence[Condition], scores: Sequence[Score]) -> list[tuple[Condition, Score]]:
+def that_hold(conditions: Sequence[Condition], scores: Sequence[Score], complete: bool = True) -> list[tuple[Condition, Score]]:
     """The conditions that hold, each with the score that meets it.
+
+    Args:
+        complete: whether the scores are all that were asked for; then a condition must be about one of them.
 
     Raises:
         SettingsError: a condition about a score that there is not; it would never fail.
     """
     for condition in conditions:
-        if scores and not any(condition.is_about(score) for score in scores):
+        if complete and scores and not any(condition.is_about(score) for score in scores):
             known = sorted({score.name for score in scores} | {f"{score.measure}.{score.name}" for score in scores})
             raise unknown_name("score in a condition", str(condition).split(" ")[0], known)
     return [(c, score) for c in conditions for score in scores if c.is_about(score) and c.holds(score)]

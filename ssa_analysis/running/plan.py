@@ -137,11 +137,14 @@ def measure_settings(
     return settings
 
 
-def run_checkpoint(cells: list[Cell], spec: DataSpec, device: str, scratch: Path | None = None) -> Iterator[CellResult]:
+def run_checkpoint(
+    cells: list[Cell], spec: DataSpec, device: str, scratch: Path | None = None, deadline: float | None = None
+) -> Iterator[CellResult]:
     """Measure all ``cells`` of one checkpoint, one result after the other.
 
     An error of a cell is its result; the others go on. What loading the checkpoint cannot do fails all of them.
-    ``scratch`` is a folder for half-finished work; a cell uses the folder of its key in it.
+    ``scratch`` is a folder for half-finished work; a cell uses the folder of its key in it. No cell begins after
+    ``deadline``, seconds since the epoch; what is left then has no result.
     """
     problem = None
     try:
@@ -160,6 +163,8 @@ def run_checkpoint(cells: list[Cell], spec: DataSpec, device: str, scratch: Path
             yield CellResult(cell, error=problem)
         return
     for cell in cells:
+        if deadline is not None and time.time() > deadline:
+            return
         yield _run_cell(cell, loaded, data, scratch)
 
 

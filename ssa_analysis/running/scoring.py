@@ -20,12 +20,13 @@ ATTEMPTS = 2  # a cell whose worker was killed is tried once more, then it has f
 
 @dataclass(frozen=True)
 class ScoringSummary:
-    """All scores of the plan (fresh and stored), in its order, and what failed."""
+    """All scores of the plan (fresh and stored), in its order, what failed, and how many cells were left for lack of time."""
 
     scores: list[Score]
     failures: list[CellResult]
     computed: int
     reused: int
+    skipped: int = 0
 
 
 def cells_to_run(cells: Sequence[Cell], store: Store | None) -> list[Cell]:
@@ -57,11 +58,13 @@ def run_cells(
     store: Store | None = None,
     device: str = "cpu",
     on_result: Callable[[CellResult], None] = lambda result: None,
+    deadline: float | None = None,
 ) -> ScoringSummary:
     """Run the cells that the store does not have; each result is stored before ``on_result`` is told.
 
     Two paths to files with the same content (a copy, a link ``best.pt``) are measured once. A measure that was killed
     half-way finds what it had kept in a folder beside the store (:func:`scratch_of`), which goes once the cell is stored.
+    No cell begins after ``deadline``, seconds since the epoch.
     """
     missing = cells_to_run(cells, store)
     known = {cell.key for cell in cells} - {cell.key for cell in missing}
@@ -69,7 +72,7 @@ def run_cells(
     for cell in missing:
         todo.setdefault(cell.path, []).append(cell)
     scratch = scratch_of(store) if store is not None else None
-    shared = {"spec": spec, "device": device, "scratch": scratch}
+    shared = {"spec": spec, "device": device, "scratch": scratch, **({"deadline": deadline} if deadline is not None else {})}
     jobs = [Job(path, run_checkpoint, {"cells": group, **shared}, "cells", ATTEMPTS) for path, group in todo.items()]
     fresh: dict[str, CellResult] = {}
 
@@ -97,4 +100,5 @@ def run_cells(
         elif cell.key in fresh:
             scores += [replace(score, checkpoint=cell.path) for score in fresh[cell.key].scores]
     failures = [result for result in fresh.values() if result.error]
-    return ScoringSummary(scores, failures, computed=len(fresh) - len(failures), reused=len(known))
+    skipped = len(missing) - len(fresh)
+    return ScoringSummary(scores, failures, computed=len(fresh) - len(failures), reused=len(known), skipped=skipped)

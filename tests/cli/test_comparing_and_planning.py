@@ -1,4 +1,4 @@
-"""``ssa-analyze compare``, ``score --fail-if`` and ``score --dry-run``."""
+"""``ssa-analyze compare``, ``score --fail-if``, ``score --dry-run`` and ``score --time-budget``."""
 
 from __future__ import annotations
 
@@ -56,8 +56,19 @@ def test_a_dry_run_says_the_plan_and_makes_nothing(cli: Callable[..., Any], stor
     lines = ended.err.splitlines()
     assert "8 of 8 cells to compute" in lines[0]
     assert [line.split()[:3] for line in lines[1:3]] == [["downstream", "4", "checkpoints"], ["curvature", "4", "checkpoints"]]
-    assert " GiB at the peak; from a few passes of simclr" in lines[3]
+    assert " GiB at the peak; from a few passes of " in lines[3]
     assert lines[4] == "dry run: nothing was computed"
     known = cli("score", *trained.paths, *DATA, "--measures", "downstream", "--store", store, "--dry-run")
     assert "0 of 4 cells to compute" in known.err
     assert known.err.splitlines()[1:] == ["dry run: nothing was computed"]
+
+
+def test_a_time_budget_says_what_it_gives_up_and_what_it_leaves(cli: Callable[..., Any], trained: Any, tmp_path: Path) -> None:
+    common = ("score", trained.paths[0], *DATA, "--measures", "downstream,flatness", "--store", tmp_path / "new.db")
+    small = cli(*common, "--set", "flatness.pairs=64", "--time-budget", "0.01s")
+    assert small.code == 1
+    assert "for the time budget: flatness with draws 4 instead of 16, restarts 1 instead of 3" in small.err
+    assert "more than 10 ms: the rest will be left" in small.err
+    assert "left for lack of time (run it again to go on)" in small.err
+    assert cli(*common, "--time-budget", "2h", "--dry-run").err.count("time budget") == 0
+    assert "a duration such as 90s, 10m or 1h30m is wanted" in cli(*common, "--time-budget", "soon").err

@@ -37,3 +37,4 @@ def test_a_condition_about_no_score_would_never_fail_and_is_an_error() -> None:
     with pytest.raises(SettingsError, match=r"did you mean curvature\.lambda_max"):
         that_hold([parse_condition("flatness.lambda_max > 3")], scores)
     assert that_hold([parse_condition("lambda_max > 3")], []) == []
+    assert that_hold([parse_condition("lamda_max > 3")], scores, complete=False) == []

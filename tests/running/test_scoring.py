@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -317,3 +318,11 @@ def test_without_a_store_there_is_no_scratch_folder(checkpoints: list[Path], add
     add_measure("keeps", keeps)
     run(cells_of(checkpoints[:1], "keeps"))
     assert keeps.seen[0][0].scratch is None
+
+
+def test_no_cell_begins_after_the_deadline(checkpoints: list[Path], store: Store, toy: Toy) -> None:
+    cells = cells_of(checkpoints, "toy")
+    late = run(cells, store, deadline=time.time() - 1)
+    assert (late.computed, late.skipped, late.scores, late.failures, toy.calls) == (0, 2, [], [], 0)
+    again = run(cells, store, deadline=time.time() + 1e6)
+    assert (again.computed, again.skipped, toy.calls) == (2, 0, 2)
