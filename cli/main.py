@@ -30,6 +30,7 @@ VERBS = {
     "doctor": "Check a checkpoint: sound weights, right normalisation and stem, no collapse.",
     "list": "List measures, datasets, layouts or methods.",
     "export": "Write a store's scores as csv, json, parquet or latex.",
+    "completion": "Print a script that completes commands in a shell.",
 }
 
 
