@@ -78,7 +78,8 @@ def command(
     progress = Progress(len(cells))
 
     def tell(result: CellResult) -> None:
-        progress.step(f"{labels[result.cell.sha256]}  {f'failed: {result.error}' if result.error else duration(result.seconds)}")
+        text = f"failed: {result.error}" if result.error else duration(result.seconds)
+        progress.step(f"{labels[result.cell.sha256]}  {text}", problem=bool(result.error))
 
     where = chosen_executor(executor, workers, executor_option, device)
     store = Store(store_path) if store_path else None

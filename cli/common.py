@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from ssa_analysis.cli.loudness import say, warn
 
 from ssa_analysis.checkpoints.finding import find_checkpoints
 from ssa_analysis.checkpoints.options import load_options
@@ -24,27 +25,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
-def say(text: str) -> None:
-    """A line for people, on stderr; colours only where they are wanted. Of a job's processes, the first one speaks."""
-    if os.environ.get("RANK", "0") != "0":
-        return
-    click.echo(text, err=True, color=None if "NO_COLOR" not in os.environ else False)
-
-
 class Progress:
     """Finished steps out of a known total, one line each, with the time left; readable in a log file too."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.started = total, 0, time.monotonic()
 
-    def step(self, text: str) -> None:
-        """Count one step and say it."""
+    def step(self, text: str, problem: bool = False) -> None:
+        """Count one step and say it; a problem even with ``--quiet``."""
         self.done += 1
         elapsed = time.monotonic() - self.started
         left = elapsed / self.done * (self.total - self.done)
         rest = f"  about {duration(left)} left" if self.done < self.total else ""
         width = len(str(self.total))
-        say(f"[{self.done:{width}}/{self.total}] {text}{rest}")
+        say(f"[{self.done:{width}}/{self.total}] {text}{rest}", problem)
 
 
 def data_options(function: F) -> F:
@@ -227,7 +221,7 @@ def known_checkpoints(patterns: tuple[str, ...]) -> tuple[list[Path], int]:
     if not paths:
         raise problems[0]
     for problem in problems:
-        say(f"left out: {problem}")
+        warn(f"left out: {problem}")
     return paths, len(problems)
 
 

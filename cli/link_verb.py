@@ -6,7 +6,7 @@ import json
 
 import click
 import pandas as pd
-from ssa_analysis.cli.common import config_option, say
+from ssa_analysis.cli.common import config_option, say, warn
 
 from ssa_analysis.errors import DataError
 from ssa_analysis.linking.hypotheses import HypothesisSettings, Verdict, judge
@@ -54,7 +54,7 @@ def command(
     )
     mixed = mixed_images(frame)
     if mixed:
-        say(f"warning: different checkpoints were measured on different images: {', '.join(mixed)}; score all with one --subset")
+        warn(f"warning: different checkpoints were measured on different images: {', '.join(mixed)}; score all with one --subset")
     if not links:
         raise DataError(f"{store_path}: no score to link with {target}: the others are of its family, constant or too few")
     table = link_table(links)

@@ -6,9 +6,11 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from contextlib import suppress
 
 import click
+from ssa_analysis.cli.loudness import LOUDNESS, loudness_options
 
 from ssa_analysis.errors import SSAError
 from ssa_analysis.progress import show_progress
@@ -45,6 +47,8 @@ class Verbs(click.Group):
             return None
         command = importlib.import_module(f"ssa_analysis.cli.{name}_verb").command
         assert isinstance(command, click.Command)
+        if not any(parameter.name == "quiet" for parameter in command.params):
+            command.params += loudness_options()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -84,6 +88,7 @@ def main() -> None:
     """Run the CLI. Exit codes: 0 all done, 1 something failed, 2 usage, 130 interrupted."""
     if os.environ.get("RANK", "0") == "0":  # of a job's processes, the first one speaks
         show_progress()
+    LOUDNESS.quiet = LOUDNESS.verbose = False
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Exit as end:
@@ -95,6 +100,8 @@ def main() -> None:
         error.show(sys.stderr)
         sys.exit(1)
     except SSAError as error:
+        if LOUDNESS.verbose:
+            traceback.print_exc()
         click.echo(f"ssa-analyze: {error}", err=True)
         sys.exit(2 if error.is_usage else 1)
     except (KeyboardInterrupt, click.Abort):

@@ -27,6 +27,7 @@ from ssa_analysis.cli.common import (
     resolve_device,
     say,
     set_option,
+    warn,
     whole_path,
 )
 
@@ -202,7 +203,7 @@ def _run_and_print(
         def tell(result: CellResult) -> None:
             label = labels[result.cell.sha256]
             text = f"failed: {result.error}" if result.error else _headline(result.scores)
-            progress.step(f"{label} {result.cell.measure}  {duration(result.seconds)}  {text}")
+            progress.step(f"{label} {result.cell.measure}  {duration(result.seconds)}  {text}", problem=bool(result.error))
 
         if ranks.rank:  # it helps to compute; the first one has the store and the last word
             cells = todo
@@ -221,9 +222,9 @@ def _say_given_up(fewer: Mapping[str, Mapping[str, int]], chosen: Mapping[str, A
     """What the budget costs."""
     for measure, values in fewer.items():
         usual = chosen[measure].to_dict()
-        say(f"for the time budget: {measure} with " + ", ".join(f"{k} {v} instead of {usual[k]}" for k, v in values.items()))
+        warn(f"for the time budget: {measure} with " + ", ".join(f"{k} {v} instead of {usual[k]}" for k, v in values.items()))
     if seconds > budget:
-        say(f"with all that given up it takes roughly {duration(seconds)}, more than {duration(budget)}: the rest will be left")
+        warn(f"with all that given up it takes roughly {duration(seconds)}, more than {duration(budget)}: the rest will be left")
 
 
 def _say_plan(found: ScoringEstimate, costs: Costs, how: How) -> None:
@@ -253,9 +254,9 @@ def _finish(summary: ScoringSummary, left_out: int, store_path: str, how: How) -
         click.echo(json.dumps([score.to_json() for score in summary.scores], indent=1))
     late = f", {summary.skipped} left for lack of time (run it again to go on)" if summary.skipped else ""
     counts = f"{summary.computed} cells computed, {summary.reused} taken from the store, {len(summary.failures)} failed{late}"
-    say(f"{counts}; kept in {store_path}")
+    say(f"{counts}; kept in {store_path}", problem=bool(summary.failures or summary.skipped))
     held = that_hold(how.conditions, summary.scores, complete=not (summary.failures or summary.skipped))
     for condition, score in held:
-        say(f"--fail-if {condition}: {score.checkpoint} has {score.measure}.{score.name} {score.value:.4g}")
+        warn(f"--fail-if {condition}: {score.checkpoint} has {score.measure}.{score.name} {score.value:.4g}")
     if summary.failures or summary.skipped or left_out or held:
         raise click.exceptions.Exit(EXIT_FAILED)

@@ -18,6 +18,7 @@ from ssa_analysis.cli.common import (
     executor_options,
     resolve_device,
     say,
+    warn,
 )
 
 from ssa_analysis.running.estimate import Estimate, estimate
@@ -119,7 +120,7 @@ def run_study(study: Study, folder: StudyFolder, todo: list[Run], where: Executo
     training = Progress(len(todo))
 
     def ended(name: str, problem: str | None) -> None:
-        training.step(f"{name}{f'  failed: {problem}' if problem else ''}")
+        training.step(f"{name}{f'  failed: {problem}' if problem else ''}", problem=bool(problem))
 
     problems = train_missing(study, folder, todo, where, device, ended)
     plans = study_cells(study, folder)
@@ -130,11 +131,11 @@ def run_study(study: Study, folder: StudyFolder, todo: list[Run], where: Executo
 
         def tell(result: CellResult) -> None:
             state = f"failed: {result.error}" if result.error else duration(result.seconds)
-            scoring.step(f"{Path(result.cell.path).parent.name} {result.cell.measure}  {state}")
+            scoring.step(f"{Path(result.cell.path).parent.name} {result.cell.measure}  {state}", problem=bool(result.error))
 
         failures = score_missing(plans, store, where, device, tell)
     for name, problem in problems.items():
-        say(f"not trained: {name}: {problem}")
+        warn(f"not trained: {name}: {problem}")
     return bool(problems or failures)
 
 

@@ -18,6 +18,7 @@ from ssa_analysis.cli.common import (
     resolve_device,
     say,
     set_option,
+    warn,
 )
 
 from ssa_analysis.checkpoints.options import LoadOptions
@@ -69,7 +70,7 @@ def command(
 
     def tell(result: CellResult) -> None:
         if result.error:
-            say(f"{labels[result.cell.sha256]}: failed: {result.error}")
+            warn(f"{labels[result.cell.sha256]}: failed: {result.error}")
 
     store = Store(store_path) if store_path else None
     try:

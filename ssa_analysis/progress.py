@@ -95,6 +95,12 @@ def show_progress() -> None:
         LOGGER.addHandler(_Stderr())
 
 
+def hide_progress() -> None:
+    """Send the lines nowhere again."""
+    for handler in [handler for handler in LOGGER.handlers if isinstance(handler, _Stderr)]:
+        LOGGER.removeHandler(handler)
+
+
 def progress_is_shown() -> bool:
     """Whether :func:`show_progress` was called in this process; spawned workers follow their driver."""
     return any(isinstance(handler, _Stderr) for handler in LOGGER.handlers)
