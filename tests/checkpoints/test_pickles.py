@@ -266,7 +266,10 @@ def long_storage(path: Path) -> None:
         (long_storage, "truncated.*has another length"),
     ],
 )
-def test_bombs_are_refused_in_little_memory(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
+def test_bombs_are_refused_in_little_memory(
+    tmp_path: Path, make: Callable[[Path], None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "SLACK", 1 << 22)
     make(tmp_path / "bomb.pt")
     tracemalloc.start()
     try:
