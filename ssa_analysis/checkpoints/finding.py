@@ -21,7 +21,11 @@ def find_checkpoints(patterns: list[str]) -> list[Path]:
     found: dict[Path, Path] = {}  # by resolved path: one file named in two ways is one checkpoint
     for pattern in patterns:
         path = Path(pattern).expanduser()
-        if path.exists():
+        try:
+            there = path.exists()
+        except OSError as error:  # a name too long, a folder above that may not be entered
+            raise CheckpointError(f"{pattern}: cannot be read ({error.strerror or error})") from error
+        if there:
             files = _checkpoints_at(path)
             if not files:
                 raise CheckpointError(f"{path}: the folder holds no checkpoint ({', '.join(SUFFIXES)})")

@@ -106,7 +106,10 @@ def load_checkpoint(path: str | Path, options: LoadOptions | None = None, *, fin
 
 def _one_file(path: Path) -> Path:
     """The file itself, or the one that a folder stands for."""
-    if not path.is_dir():
+    try:
+        if not path.is_dir():
+            return path
+    except OSError:  # a name too long, a folder above that may not be entered: reading says so
         return path
     files = find_checkpoints([str(path)])
     if len(files) > 1:

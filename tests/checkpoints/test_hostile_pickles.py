@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from ssa_analysis.checkpoints import containers, pickles
+from ssa_analysis.checkpoints.finding import find_checkpoints
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.checkpoints.making import MAKERS
 from ssa_analysis.checkpoints.pickles import Budget, InertUnpickler, Refused, TooMuch
@@ -235,6 +236,9 @@ def test_steps_and_bytes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_paths_that_cannot_be_and_shapes_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_file(tmp_path / ("a" * 300))
+    for open_it in (load_checkpoint, lambda path: find_checkpoints([str(path)])):
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            open_it(tmp_path / ("a" * 300))
     with pytest.raises(CheckpointError, match="no ordinary file"):
         read_file(Path("/dev/null"))
     header = b'{"a":{"dtype":"F32","shape":[0,9223372036854775808],"data_offsets":[0,0]}}'
