@@ -14,9 +14,12 @@ SHELLS = ("bash", "zsh", "fish")
 def command(context: click.Context, shell: str) -> None:
     """Print the script that completes verbs, options and files in SHELL.
 
+    Keep it where the shell looks: for bash as ~/.local/share/bash-completion/completions/ssa-analyze, for zsh as _ssa-analyze in a
+    folder of $fpath, for fish as ~/.config/fish/completions/ssa-analyze.fish.
+
     \b
     Example:
-      ssa-analyze completion bash > ~/.local/share/bash-completion/completions/ssa-analyze
+      ssa-analyze completion bash
     """
     kind = get_completion_class(shell)
     assert kind is not None
