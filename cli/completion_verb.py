@@ -14,8 +14,8 @@ SHELLS = ("bash", "zsh", "fish")
 def command(context: click.Context, shell: str) -> None:
     """Print the script that completes verbs, options and files in SHELL.
 
-    Keep it where the shell looks: for bash as ~/.local/share/bash-completion/completions/ssa-analyze, for zsh as _ssa-analyze in a
-    folder of $fpath, for fish as ~/.config/fish/completions/ssa-analyze.fish.
+    Keep it where the shell looks: for bash as ~/.local/share/bash-completion/completions/ssa-analyze, for zsh as _ssa-analyze
+    in a folder of $fpath, for fish as ~/.config/fish/completions/ssa-analyze.fish.
 
     \b
     Example:
