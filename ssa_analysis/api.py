@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,12 @@ from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.checkpoints.options import load_options
 from ssa_analysis.checkpoints.own_model import OwnModel, as_encoder
 from ssa_analysis.data.datasets import Data, load_data
-from ssa_analysis.errors import MeasureError, SettingsError, SSAError
+from ssa_analysis.errors import SettingsError
+from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import forget
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.running.plan import check_storable, default_measures, measure_settings
+from ssa_analysis.running.measuring import run_measure
+from ssa_analysis.running.plan import default_measures, measure_settings
 from ssa_analysis.running.store import SCORE_COLUMNS
 from ssa_analysis.scores import Score
 from ssa_analysis.version import __version__
@@ -108,13 +109,12 @@ def score(
         encoder, about = _encoder(one, normalise, embedding, options, device)
         about |= {"checkpoint": label, "data": images.name}
         for name, setting in chosen.items():
-            found, problem, seconds = _measured(name, setting, encoder, images)
-            if problem is not None:
-                if not keep_failures:
-                    raise problem
-                failures.append(f"{label} {name}: {problem}")
-                found = [Score(name, "", float("nan"), converged=False)]
-            rows += [_row(s.with_context(label, setting.to_dict(), seconds), about, seed) for s in found]
+            found = run_measure(MEASURES.get(name), setting, encoder, images)
+            if found.error is not None and not keep_failures:
+                raise found.error
+            failures += [f"{label} {name}: {found.reason}"] if found.error is not None else []
+            scores = found.scores if found.error is None else [Score(name, "", float("nan"), converged=False)]
+            rows += [_row(s.with_context(label, setting.to_dict(), found.seconds), about, seed) for s in scores]
         forget(encoder)
     frame = ScoreFrame(pd.DataFrame(rows, columns=list(SCORE_COLUMNS)))
     frame.attrs["failures"] = failures
@@ -157,23 +157,6 @@ def _encoder(one: Any, normalise: str | None, embedding: str, options: Any, devi
         encoder.projector = nn.Identity()
     encoder.float().requires_grad_().eval()
     return encoder.to(device or where), {"path": "", "sha256": "", "method": type(one).__name__}
-
-
-def _measured(name: str, setting: Any, encoder: Encoder, images: Data) -> tuple[list[Score], SSAError | None, float]:
-    from ssa_analysis.measures import MEASURES
-
-    started = time.perf_counter()
-    found: list[Score] = []
-    try:
-        found = MEASURES.get(name).function(encoder, images, setting)
-        check_storable(found)
-    except SSAError as error:
-        return [], error, time.perf_counter() - started
-    except torch.cuda.OutOfMemoryError as error:
-        problem = MeasureError("the device ran out of memory; lower the measure's memory, pairs or batch")
-        problem.__cause__ = error
-        return [], problem, time.perf_counter() - started
-    return found, None, time.perf_counter() - started
 
 
 def _row(score: Score, about: Mapping[str, Any], seed: int) -> dict[str, Any]:

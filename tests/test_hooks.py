@@ -17,6 +17,7 @@ import ssa_analysis
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import OutputError, SettingsError
 from ssa_analysis.hooks import COLUMNS, ScoreRecorder, lightning_callback
+from ssa_analysis.measures import MEASURES, Measure, MeasureSettings
 from ssa_analysis.models.backbones import ConvNet
 from ssa_analysis.models.encoder import Projector
 
@@ -63,6 +64,19 @@ def test_a_training_goes_on_as_if_nobody_looked(digits: Data, tmp_path: Path) ->
     assert written["value"].tolist() == pytest.approx(frame["value"].tolist(), nan_ok=True)
     direct = ssa_analysis.score(watched, digits, ["downstream"], normalise="none")
     assert direct["value"].tolist() == frame[(frame["step"] == 2) & (frame["measure"] == "downstream")]["value"].tolist()
+
+
+def test_a_measure_that_breaks_does_not_end_the_training(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(encoder: object, data: object, settings: object) -> list[object]:
+        raise KeyError("of a plug-in")
+
+    monkeypatch.setitem(MEASURES._entries, "breaks", Measure("breaks", "for tests", MeasureSettings, breaks))  # type: ignore[arg-type]
+    recorder = ScoreRecorder(digits, ["breaks", "downstream"], normalise="none")
+    recorder(network(), 0)
+    assert "KeyError: 'of a plug-in'" in set(recorder.frame["error"])
+    assert "probe_accuracy" in set(recorder.frame["name"])
+    with pytest.raises(KeyError, match="of a plug-in"):
+        ssa_analysis.score(network(), digits, ["breaks"], normalise="none")
 
 
 def test_a_file_that_cannot_be_written_and_no_measures(digits: Data, tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ssa_analysis import theory as _theory  # noqa: F401  (registers the bounds as a measure)
 from ssa_analysis.checkpoints.folders import content_hash
 from ssa_analysis.checkpoints.loading import LoadedCheckpoint, LoadReport, load_checkpoint
@@ -21,6 +19,7 @@ from ssa_analysis.data.datasets import Data, load_data
 from ssa_analysis.errors import MeasureError, SettingsError, SSAError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import MeasureSettings, RunContext, running_in
+from ssa_analysis.running.measuring import run_measure
 from ssa_analysis.running.ranks import first_problem
 from ssa_analysis.scores import Score
 from ssa_analysis.version import __version__
@@ -168,43 +167,14 @@ def run_checkpoint(
         yield _run_cell(cell, loaded, data, scratch)
 
 
-def check_storable(scores: Sequence[Score]) -> None:
-    """MeasureError unless every score can be stored and read back: plain numbers, one score a name.
-
-    Our own measures keep to this; a plug-in's may not, and should learn it from its own cell.
-    """
-    names = [score.name for score in scores]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise MeasureError(f"the measure returned two scores called {twice[0]!r}")
-    for score in scores:
-        try:
-            json.dumps([score.to_json(), dict(score.arrays)])
-        except TypeError as error:
-            raise MeasureError(f"the score {score.name!r} holds something that cannot be stored ({error})") from error
-
-
 def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data, scratch: Path | None) -> CellResult:
-    started = time.perf_counter()
-
-    def failed(text: str, unexpected: bool = False) -> CellResult:
-        seconds = time.perf_counter() - started
-        return CellResult(cell, error=text, seconds=seconds, report=loaded.report, unexpected=unexpected)
-
     row = MEASURES.get(cell.measure)
     context = RunContext(scratch / cell.key if scratch is not None else None, cell.path, cell.options)
-    try:
-        with running_in(context):
-            scores = row.function(loaded.encoder, data, row.make_settings(cell.settings))
-        check_storable(scores)
-    except SSAError as error:
-        return failed(str(error))
-    except torch.cuda.OutOfMemoryError:
-        return failed("the device ran out of memory; lower the measure's memory, pairs or batch", unexpected=True)
-    except Exception as error:  # a measure, perhaps a plug-in's, that breaks must not take the others with it
-        return failed(f"{type(error).__name__}: {error}".splitlines()[0], unexpected=True)
-    seconds = time.perf_counter() - started
+    with running_in(context):
+        found = run_measure(row, cell.settings, loaded.encoder, data)
+    if found.error is not None:
+        return CellResult(cell, error=found.reason, seconds=found.seconds, report=loaded.report, unexpected=found.unexpected)
     shared = {**cell.settings, "data": data.name, "data_fingerprint": data.fingerprint, "code_version": cell.code_version}
     shared |= cell.options.said
-    stamped = [score.with_context(cell.path, shared, seconds) for score in scores]
-    return CellResult(cell, stamped, seconds=seconds, report=loaded.report)
+    stamped = [score.with_context(cell.path, shared, found.seconds) for score in found.scores]
+    return CellResult(cell, stamped, seconds=found.seconds, report=loaded.report)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import time
 from pathlib import Path
 from typing import Any
 
 from ssa_analysis.data.datasets import Data
-from ssa_analysis.errors import SSAError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import forget
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.ranks import Ranks
+from ssa_analysis.running.measuring import run_measure
 from ssa_analysis.scores import Score
 from ssa_analysis.training.logs import keep_rows
 
@@ -72,19 +71,12 @@ class Recorder:
         forget(encoder)
         try:
             for row, settings in self._measures:
-                started = time.perf_counter()
-                scores, error = [], ""
-                try:
-                    scores = row.function(encoder, self.data, settings)
-                except SSAError as problem:
-                    error = str(problem)
-                except Exception as problem:
-                    error = f"{type(problem).__name__}: {problem}".splitlines()[0]
-                seconds = round(time.perf_counter() - started, 3)
+                found = run_measure(row, settings, encoder, self.data)
+                seconds = round(found.seconds, 3)
                 if Ranks.current().rank == 0:
-                    self._append(epoch, scores, seconds)
-                    if error:
-                        self._append_failure(epoch, row.name, error, seconds)
+                    self._append(epoch, found.scores, seconds)
+                    if found.error is not None:
+                        self._append_failure(epoch, row.name, found.reason, seconds)
         finally:
             forget(encoder)  # the next steps change the weights
             encoder.train(was_training)
