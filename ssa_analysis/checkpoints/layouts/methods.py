@@ -18,6 +18,18 @@ _SIMCLR_V2: dict[str, Any] = {
     "certainty": "certain",
     "loss": {"tau": 0.1},
 }
+_DINO: dict[str, Any] = {
+    "source": "github.com/facebookresearch/dino",
+    "prefix": r"(?:module\.)?backbone\.",
+    "left_over": ((r"head\.last_layer\.", "prototypes"),),
+    "recipe": Recipe(activation="gelu"),
+    "certainty": "certain",
+}
+_DINO_HEAD = (r"(?:module\.)?head\.mlp\.", "projector.")
+_DINO_VIT: dict[str, Any] = {**_DINO, "anchor": VIT_ANCHOR, "names": (VIT, _DINO_HEAD), "family": "vit"}
+_DINO_RESNET: dict[str, Any] = {**_DINO, "names": (RESNET, _DINO_HEAD)}
+_TEACHER: dict[str, Any] = {"places": ("teacher",), "top": ("student",)}
+_STUDENT: dict[str, Any] = {"places": ("student",), "top": ("teacher",)}
 _DINOV2: dict[str, Any] = {
     "places": ("teacher", "model", ""),
     "prefix": r"(?:module\.)?(?:backbone\.)?",
@@ -65,30 +77,10 @@ METHODS: dict[str, Layout] = {
         certainty="certain",
         loss={"tau": 0.2},
     ),
-    "dino": Layout(
-        "DINO, full checkpoint: the teacher; its projector is the head up to the bottleneck",
-        "github.com/facebookresearch/dino",
-        places=("teacher",),
-        top=("student",),
-        prefix=r"(?:module\.)?backbone\.",
-        anchor=VIT_ANCHOR,
-        names=(VIT, (r"(?:module\.)?head\.mlp\.", "projector.")),
-        left_over=((r"head\.last_layer\.", "prototypes"),),
-        family="vit",
-        recipe=Recipe(activation="gelu"),
-        certainty="certain",
-    ),
-    "dino-resnet": Layout(
-        "DINO with a ResNet, full checkpoint: the teacher; its projector is the head up to the bottleneck",
-        "github.com/facebookresearch/dino",
-        places=("teacher",),
-        top=("student",),
-        prefix=r"(?:module\.)?backbone\.",
-        names=(RESNET, (r"(?:module\.)?head\.mlp\.", "projector.")),
-        left_over=((r"head\.last_layer\.", "prototypes"),),
-        recipe=Recipe(activation="gelu"),
-        certainty="certain",
-    ),
+    "dino": Layout("DINO, full checkpoint: the teacher; its projector is the head up to the bottleneck", **_DINO_VIT, **_TEACHER),
+    "dino-resnet": Layout("the same with a ResNet", **_DINO_RESNET, **_TEACHER),
+    "dino-student": Layout("DINO, full checkpoint: the student, where its layout is named", **_DINO_VIT, **_STUDENT),
+    "dino-resnet-student": Layout("the same with a ResNet", **_DINO_RESNET, **_STUDENT),
     "simsiam": Layout(
         "SimSiam: the encoder; its fc is the projector",
         "github.com/facebookresearch/simsiam",
@@ -156,30 +148,6 @@ METHODS: dict[str, Layout] = {
         recipe=Recipe(normalisation="cifar10-resnets"),
         certainty="certain",
         loss={"tau": 0.5},
-    ),
-    "dino-student": Layout(
-        "DINO, full checkpoint: the student, where its layout is named; its projector is the head up to the bottleneck",
-        "github.com/facebookresearch/dino",
-        places=("student",),
-        top=("teacher",),
-        prefix=r"(?:module\.)?backbone\.",
-        anchor=VIT_ANCHOR,
-        names=(VIT, (r"(?:module\.)?head\.mlp\.", "projector.")),
-        left_over=((r"head\.last_layer\.", "prototypes"),),
-        family="vit",
-        recipe=Recipe(activation="gelu"),
-        certainty="certain",
-    ),
-    "dino-resnet-student": Layout(
-        "DINO with a ResNet, full checkpoint: the student, where its layout is named",
-        "github.com/facebookresearch/dino",
-        places=("student",),
-        top=("teacher",),
-        prefix=r"(?:module\.)?backbone\.",
-        names=(RESNET, (r"(?:module\.)?head\.mlp\.", "projector.")),
-        left_over=((r"head\.last_layer\.", "prototypes"),),
-        recipe=Recipe(activation="gelu"),
-        certainty="certain",
     ),
     "dinov2-registers": Layout(
         "DINOv2 with registers: its position embedding is interpolated with antialiasing; no projector",
