@@ -88,7 +88,6 @@ def main() -> None:
     """Run the CLI. Exit codes: 0 all done, 1 something failed, 2 usage, 130 interrupted."""
     if os.environ.get("RANK", "0") == "0":  # of a job's processes, the first one speaks
         show_progress()
-    LOUDNESS.quiet = LOUDNESS.verbose = False
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Exit as end:
