@@ -1,59 +1,78 @@
-"""One style for every figure: sizes, colours, fonts. No global state: figures are made inside ``styled()``."""
+"""One style for every figure: sizes by venue, colours, letters. No global state: figures are made inside ``styled()``."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssa_analysis.training.settings import METHODS
 
-# Okabe and Ito's palette: told apart by colour-blind readers; the order also steps in lightness, for print in grey
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999")
+_FILE = mpl.rc_params_from_file(str(Path(__file__).with_name("paper.mplstyle")), use_default_template=False)
+PALETTE = tuple(colour if colour.startswith("#") else f"#{colour}" for colour in _FILE["axes.prop_cycle"].by_key()["color"])
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 METHOD_LABELS = {name: row.label for name, row in METHODS.items()}
 METHOD_ORDER = tuple(METHOD_LABELS)
+UNKNOWN = "unknown"
+CELL_INK = "#010101"  # black that stays black in the dark: letters on a coloured cell
 
-_SETTINGS = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.linewidth": 0.4,
-    "grid.alpha": 0.5,
-    "lines.linewidth": 1.4,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "ssa-analyze",
-    "figure.constrained_layout.use": True,
+
+@dataclass(frozen=True)
+class Look:
+    """How large a figure is set.
+
+    Attributes:
+        width: inches. font: points of labels and titles; ticks and legends are a point smaller. panels: most side by side.
+    """
+
+    width: float = 6.75
+    font: float = 9.0
+    panels: int = 4
+
+    def grid(self, count: int, columns: int | None = None) -> tuple[int, int]:
+        """Rows and columns for ``count`` panels, with at most ``columns`` (default ``panels``) side by side where they fit."""
+        columns = max(1, min(columns or self.panels, self.panels, count))
+        return math.ceil(count / columns), columns
+
+    def fitted(self, name: str, columns: int = 1) -> str:
+        """A checkpoint's name, its middle left out where a panel, one of ``columns``, is too narrow for it."""
+        room = int(0.86 * self.width / columns / (self.font * 0.6 / 72))
+        return plain(name if len(name) <= room else f"{name[: (room - 1) // 2]}…{name[-(room // 2) :]}")
+
+
+PAGE = Look()
+# widths of text and columns in the venues' own style files
+SIZES = {
+    "page": PAGE,
+    "neurips": Look(5.5, 8.0, 4),
+    "iclr": Look(5.5, 8.0, 4),
+    "icml": Look(6.75, 8.0, 4),
+    "icml-column": Look(3.25, 7.0, 2),
 }
-WIDTH = 6.75  # inches: two columns of a conference paper
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def styled(look: Look = PAGE) -> Iterator[None]:
     """matplotlib with this project's settings, inside the block only."""
     # asking for the backend would import pyplot, where none is chosen yet
     defaults = {key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"}
-    with mpl.rc_context({**defaults, **_SETTINGS}):
+    letters = dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), look.font)
+    letters |= dict.fromkeys(("legend.fontsize", "xtick.labelsize", "ytick.labelsize", "legend.title_fontsize"), look.font - 1)
+    with mpl.rc_context({**defaults, **_FILE, **letters}):
         yield
 
 
-def new_figure(
-    height: float = 3.2, width: float = WIDTH, rows: int = 1, columns: int = 1, **grid: object
-) -> tuple[Figure, list[Axes]]:
-    """A figure without pyplot, and its axes row by row."""
-    with styled():
-        figure = Figure(figsize=(width, height))
+def new_figure(height: float, look: Look = PAGE, *, rows: int = 1, columns: int = 1, **grid: object) -> tuple[Figure, list[Axes]]:
+    """A figure of ``height`` inches without pyplot, and its axes row by row."""
+    with styled(look):
+        figure = Figure(figsize=(look.width, height))
         axes = figure.subplots(rows, columns, squeeze=False, **grid)
     return figure, list(axes.ravel())
 
@@ -64,11 +83,14 @@ def ordered_methods(methods: Sequence[str]) -> list[str]:
     return [m for m in METHOD_ORDER if m in present] + sorted(present - set(METHOD_ORDER))
 
 
-def method_style(method: str, methods: Sequence[str]) -> dict[str, str]:
-    """Colour and marker of a method: fixed for the four of this project, in order after them for others."""
-    others = [m for m in ordered_methods(methods) if m not in METHOD_ORDER]
-    place = METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER) + others.index(method)
-    return {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
+def method_styles(frame: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Colour and marker of each method of a whole table, so that a method looks the same in all its figures.
+
+    Fixed for the four of this project; others follow in their order. ``unknown`` is always there.
+    """
+    others = [m for m in ordered_methods([*frame["method"].dropna(), UNKNOWN]) if m not in METHOD_ORDER]
+    return {m: {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
+            for i, m in enumerate([*METHOD_ORDER, *others])}  # fmt: skip
 
 
 def method_label(method: str) -> str:

@@ -10,15 +10,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from ssa_analysis.reports.figures.frames import (
+    MAX_LINES,
     error_bars,
-    grid_shape,
+    hide_rest,
     legend_of_methods,
     lowest_panels,
+    named_values,
     panel_choice,
     points_by_method,
     rows_of,
 )
-from ssa_analysis.reports.style import PALETTE, method_style, new_figure, ordered_methods, plain, styled
+from ssa_analysis.reports.hover import tell
+from ssa_analysis.reports.style import PAGE, PALETTE, UNKNOWN, Look, method_styles, new_figure, ordered_methods, styled
 
 UP, DOWN, TOTAL = "#D55E00", "#56B4E9", "#666666"
 SHORT = {
@@ -40,7 +43,7 @@ SLACKS = ("R1", "R2", "R3", "R4", "R6", "R7")
 Bar = tuple[str, float, float, str]  # name, bottom, top, colour
 
 
-def bound_waterfall(frame: pd.DataFrame) -> Figure | None:
+def bound_waterfall(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """From the probe's loss to the ideal bound, and on to the practical pairs; one panel a checkpoint."""
 
     def bars_of(row: Any) -> list[Bar]:
@@ -48,17 +51,17 @@ def bound_waterfall(frame: pd.DataFrame) -> Figure | None:
         # after the R2 step stands its total, and at the end what the practical pairs show
         return [*bars[:3], ("bound", 0.0, bars[2][2], TOTAL), *bars[3:], ("practical", 0.0, bars[-1][2], TOTAL)]
 
-    return _waterfalls(rows_of(frame, "bounds", "ideal_bound"), bars_of, alike=True)
+    return _waterfalls(rows_of(frame, "bounds", "ideal_bound"), bars_of, look, alike=True)
 
 
-def bound_chain(frame: pd.DataFrame) -> Figure | None:
+def bound_chain(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """The whole chain by the tightest route: from the probe's loss to what the held-out certificate says."""
-    return _waterfalls(rows_of(frame, "bounds", "chain"), _chain_bars)
+    return _waterfalls(rows_of(frame, "bounds", "chain"), _chain_bars, look)
 
 
-def pac_bayes_chain(frame: pd.DataFrame) -> Figure | None:
+def pac_bayes_chain(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """The same with the PAC-Bayes bound of the training run in the certificate's place."""
-    return _waterfalls(rows_of(frame, "bounds", "chain_pac_bayes"), _chain_bars)
+    return _waterfalls(rows_of(frame, "bounds", "chain_pac_bayes"), _chain_bars, look)
 
 
 def _chain_bars(row: Any) -> list[Bar]:
@@ -77,26 +80,27 @@ def _steps(names: Sequence[str], values: Sequence[float]) -> list[Bar]:
     return [(*bars[0][:3], TOTAL), *bars[1:]]
 
 
-def _waterfalls(rows: pd.DataFrame, bars_of: Callable[[Any], list[Bar]], alike: bool = False) -> Figure | None:
+def _waterfalls(rows: pd.DataFrame, bars_of: Callable[[Any], list[Bar]], look: Look, alike: bool = False) -> Figure | None:
     """A panel a checkpoint with its bars and the chance level across; ``alike``: all panels have the same bars."""
     rows = panel_choice(rows)
     rows = rows[[bool(a.get("step")) for a in rows["arrays"]]]
     if rows.empty:
         return None
-    shape = grid_shape(len(rows))
-    figure, axes = new_figure(2.2 * shape[0] + 0.3, rows=shape[0], columns=shape[1], sharey=True, sharex=alike)
-    with styled():
+    shape = look.grid(len(rows))
+    figure, axes = new_figure(2.2 * shape[0] + 0.3, look, rows=shape[0], columns=shape[1], sharey=True, sharex=alike)
+    with styled(look):
         for panel, row in zip(axes, rows.itertuples(), strict=False):
             bars = bars_of(row)
-            for place, (_, start, end, colour) in enumerate(bars):
-                panel.bar(place, end - start, bottom=start, color=colour, width=0.7)
+            for place, (name, start, end, colour) in enumerate(bars):
+                (bar,) = panel.bar(place, end - start, bottom=start, color=colour, width=0.7)
+                size = f"{end:.4g} nats" if colour == TOTAL else f"{end - start:+.4g} nats, to {end:.4g}"
+                tell(bar, [f"{row.checkpoint}\n{name}: {size}"])
             panel.axhline(row.settings["chance"], color="black", linestyle="--", linewidth=0.9)
-            panel.set_title(plain(row.checkpoint))
+            panel.set_title(look.fitted(row.checkpoint, shape[1]))
             names = [bar[0] for bar in bars]
             panel.set_xticks(range(len(bars)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=6)
             panel.grid(visible=False, axis="x")
-        for panel in axes[len(rows) :]:
-            panel.set_visible(False)
+        hide_rest(axes, len(rows))
         if alike:
             lowest_panels(axes, len(rows), shape[1])
         for panel in axes[:: shape[1]]:
@@ -104,7 +108,7 @@ def _waterfalls(rows: pd.DataFrame, bars_of: Callable[[Any], list[Bar]], alike: 
     return figure
 
 
-def bound_against_truth(frame: pd.DataFrame) -> Figure | None:
+def bound_against_truth(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """Three bounds of the mean classifier's loss over that loss, one point a checkpoint; a theorem lies above the diagonal."""
     truth = rows_of(frame, "bounds", TRUTH).set_index("sha256")
     panels = {name: rows_of(frame, "bounds", name) for name in BOUNDS}
@@ -115,84 +119,88 @@ def bound_against_truth(frame: pd.DataFrame) -> Figure | None:
     if not panels:
         return None
     methods = ordered_methods(list(truth["method"]))
-    figure, axes = new_figure(2.9, rows=1, columns=len(panels), sharex=True)
-    with styled():
-        for panel, (name, rows) in zip(axes, panels.items(), strict=True):
-            points_by_method(panel, truth.loc[rows["sha256"]], rows, methods)
+    shape = look.grid(len(panels), 3)
+    figure, axes = new_figure(2.6 * shape[0] + 0.3, look, rows=shape[0], columns=shape[1], sharex=True)
+    with styled(look):
+        for panel, (name, rows) in zip(axes, panels.items(), strict=False):
+            labels = ("mean classifier's loss", BOUNDS[name])
+            points_by_method(panel, truth.loc[rows["sha256"]], rows, method_styles(frame), labels)
             ends = [float(truth["value"].min()), float(truth["value"].max())]
             room = 0.05 * max(ends[1] - ends[0], 0.1)
             panel.plot([ends[0] - room, ends[1] + room], [ends[0] - room, ends[1] + room], color="black", linewidth=0.8)
             for chance in sorted({round(float(s["chance"]), 6) for s in rows["settings"]}):
                 panel.axhline(chance, color="black", linestyle="--", linewidth=0.9)
             panel.set_title(BOUNDS[name])
+        hide_rest(axes, len(panels))
+        for panel in lowest_panels(axes, len(panels), shape[1]):
             panel.set_xlabel("mean classifier's loss (nats)")
-        axes[0].set_ylabel("bound (nats)")
-        legend_of_methods(figure, methods, linestyle="none")
+        for panel in axes[:: shape[1]]:
+            panel.set_ylabel("bound (nats)")
+        legend_of_methods(figure, frame, methods, look, linestyle="none")
     return figure
 
 
-def slack_over_epochs(frame: pd.DataFrame) -> Figure | None:
+def slack_over_epochs(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """Slack of each rung over the epochs of training, one line a run; None unless some run has two checkpoints or more."""
     rows = frame[(frame["measure"] == "bounds") & frame["name"].isin(SLACKS) & np.isfinite(frame["value"])]
     rows = rows[np.isfinite(rows["epoch"]) & (rows["run"] != "")]
-    several = rows.groupby("run")["epoch"].nunique()
-    rows = rows[rows["run"].isin(several[several >= 2].index)]
+    several = rows.groupby("run", sort=False)["epoch"].nunique()
+    rows = rows[rows["run"].isin(several[several >= 2].index[:MAX_LINES])]
     rungs = [r for r in SLACKS if (rows["name"] == r).any()]
     if not rungs:
         return None
-    methods = ordered_methods(list(rows["method"].fillna("unknown")))
-    shape = grid_shape(len(rungs), 3)
-    figure, axes = new_figure(1.9 * shape[0] + 0.4, rows=shape[0], columns=shape[1], sharex=True)
-    with styled():
+    methods = ordered_methods(list(rows["method"].fillna(UNKNOWN)))
+    shape, styles = look.grid(len(rungs), 3), method_styles(frame)
+    figure, axes = new_figure(1.9 * shape[0] + 0.4, look, rows=shape[0], columns=shape[1], sharex=True)
+    with styled(look):
         for panel, rung in zip(axes, rungs, strict=False):
             own = rows[rows["name"] == rung].drop_duplicates(["run", "epoch"])
             for _, line in own.groupby("run", sort=False):
                 line = line.sort_values("epoch")
-                style = method_style(str(line["method"].iloc[0]), methods)
-                panel.errorbar(
+                style = styles[line["method"].fillna(UNKNOWN).iloc[0]]
+                drawn = panel.errorbar(
                     line["epoch"], line["value"], yerr=error_bars(line), markersize=3, elinewidth=0.6, linewidth=1.0, **style
                 )
+                tell(drawn[0], named_values(line, f"slack of {rung}"))
             panel.set_title(rung)
             panel.set_ylim(bottom=min(0.0, float(own["low"].fillna(own["value"]).min())))
             panel.set_ylabel("slack (cosine)" if rung == "R7" else "slack (nats)")
-        for panel in axes[len(rungs) :]:
-            panel.set_visible(False)
+        hide_rest(axes, len(rungs))
         for panel in lowest_panels(axes, len(rungs), shape[1]):
             panel.set_xlabel("epoch")
-        legend_of_methods(figure, methods)
+        legend_of_methods(figure, frame, methods, look)
     return figure
 
 
-def sharpness_complexity(frame: pd.DataFrame) -> Figure | None:
+def sharpness_complexity(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """The PAC-Bayes bound over the scale of the noise, and the two that pull at it; logarithmic both ways."""
     rows = panel_choice(rows_of(frame, "bounds", "pac_bayes"))
     rows = rows[[bool(a.get("classic_complexity")) for a in rows["arrays"]]]
     if rows.empty:
         return None
-    shape = grid_shape(len(rows))
-    figure, axes = new_figure(2.0 * shape[0] + 0.7, rows=shape[0], columns=shape[1], sharey=True, sharex=True)
+    shape = look.grid(len(rows))
+    figure, axes = new_figure(2.0 * shape[0] + 0.7, look, rows=shape[0], columns=shape[1], sharey=True, sharex=True)
     lines = {
         "sharpness": (PALETTE[5], "-", "sharpness"),
         "classic_complexity": (PALETTE[0], "-", "complexity, unlimited"),
         "classic": (PALETTE[7], "-", "loss + all parts, unlimited"),
         "bound": ("black", "-", "bound"),
     }
-    with styled():
+    with styled(look):
         for panel, row in zip(axes, rows.itertuples(), strict=False):
             arrays = {key: np.array(values, float) for key, values in row.arrays.items()}
             arrays["classic"] = sum(arrays[k] for k in ("loss", "sharpness", "monte_carlo", "classic_complexity"))
-            for key, (colour, line, _) in lines.items():
+            for key, (colour, line, text) in lines.items():
                 shown = np.where(arrays[key] > 0, arrays[key], np.nan)
-                panel.plot(arrays["scale"], shown, color=colour, linestyle=line, linewidth=1.1)
+                panel.plot(arrays["scale"], shown, color=colour, linestyle=line, linewidth=1.1, label=text)
                 if key in ("classic", "bound"):
                     best = int(np.nanargmin(arrays[key]))
                     panel.plot(arrays["scale"][best], arrays[key][best], color=colour, marker="o", markersize=4)
             panel.axhline(row.settings["constant"], color="black", linestyle="--", linewidth=0.9)
             panel.set_xscale("log")
             panel.set_yscale("log")
-            panel.set_title(plain(row.checkpoint))
-        for panel in axes[len(rows) :]:
-            panel.set_visible(False)
+            panel.set_title(look.fitted(row.checkpoint, shape[1]))
+        hide_rest(axes, len(rows))
         for panel in lowest_panels(axes, len(rows), shape[1]):
             panel.set_xlabel("scale s of the noise")
         for panel in axes[:: shape[1]]:
@@ -201,5 +209,5 @@ def sharpness_complexity(frame: pd.DataFrame) -> Figure | None:
         handles = [Line2D([], [], color=c, linestyle=line, label=text) for c, line, text in lines.values()]
         handles += [Line2D([], [], color="black", linestyle="none", marker="o", markersize=4, label="minimum")]
         handles += [Line2D([], [], color="black", linestyle="--", label="constant embedding")]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(3, look.panels))
     return figure

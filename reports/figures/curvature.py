@@ -9,25 +9,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from ssa_analysis.reports.figures.frames import error_bars, rows_of, with_arrays
-from ssa_analysis.reports.style import method_label, method_style, new_figure, ordered_methods, plain, styled
+from ssa_analysis.reports.figures.frames import MAX_LINES, error_bars, one_of_each, rows_of, values_of, with_arrays
+from ssa_analysis.reports.hover import tell
+from ssa_analysis.reports.style import PAGE, Look, method_label, method_styles, new_figure, ordered_methods, plain, styled
 
 
-def eigenvalues(frame: pd.DataFrame) -> Figure | None:
+def eigenvalues(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """Eigenvalue over its index, one line a checkpoint."""
     names = [n for n in frame.loc[frame["measure"] == "curvature", "name"].unique() if re.fullmatch(r"lambda_\d+", n)]
     rows = pd.concat([rows_of(frame, "curvature", n).assign(index=int(n.split("_")[1])) for n in names]) if names else frame[:0]
     if rows.empty:
         return None
-    figure, (axes,) = new_figure(3.0)
-    methods = ordered_methods(list(rows["method"]))
-    with styled():
-        for method in methods:
-            for number, (_, group) in enumerate(rows[rows["method"] == method].groupby("checkpoint", sort=False)):
-                group = group.sort_values("index")
-                label = plain(method_label(method)) if number == 0 else None
-                style = method_style(method, methods)
-                axes.errorbar(group["index"], group["value"], error_bars(group), label=label, markersize=4, alpha=0.85, **style)
+    figure, (axes,) = new_figure(3.0, look)
+    styles = method_styles(frame)
+    with styled(look):
+        for method in ordered_methods(list(rows["method"])):
+            own = rows[rows["method"] == method].sort_values(["checkpoint", "index"], kind="stable")
+            # all checkpoints of a method at once; a row without a value ends each line
+            ends = own.drop_duplicates("checkpoint", keep="last").assign(value=np.nan, low=np.nan, high=np.nan, index=np.inf)
+            own = pd.concat([own, ends]).sort_values(["checkpoint", "index"], kind="stable")
+            own["index"] = own["index"].astype(float).replace(np.inf, np.nan)
+            drawn = axes.errorbar(own["index"], own["value"], error_bars(own), label=plain(method_label(method)), markersize=4,
+                                  alpha=0.85, **styles[method])  # fmt: skip
+            tell(
+                drawn[0],
+                [
+                    f"{r.checkpoint}\neigenvalue {r.index:.0f}: {t}"
+                    for r, t in zip(own.itertuples(index=False), values_of(own), strict=True)
+                ],
+            )
         axes.set_xlabel("index of the eigenvalue")
         axes.set_ylabel("eigenvalue (nats)")
         axes.set_xticks(sorted(rows["index"].unique()))
@@ -51,25 +61,29 @@ def _floor(curves: list[dict[str, Any]]) -> float:
     return max(FAINTEST * highest, 0.2 * min(heights)) if heights else 1e-6
 
 
-def spectral_density(frame: pd.DataFrame) -> Figure | None:
+def spectral_density(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """Density over the eigenvalue axis with its band, on a logarithmic scale.
 
     Spectra of very different ranges share an axis that is linear near zero and logarithmic beyond.
     """
-    curves = list(with_arrays(rows_of(frame, "curvature", "negative_mass"), "density"))
+    curves = list(with_arrays(one_of_each(rows_of(frame, "curvature", "negative_mass"), MAX_LINES), "density"))
     if not curves:
         return None
-    figure, (axes,) = new_figure(3.0)
-    methods = ordered_methods([m for _, m, _ in curves])
+    figure, (axes,) = new_figure(3.0, look)
+    styles = method_styles(frame)
     seen: set[str] = set()
     floor = _floor([arrays for _, _, arrays in curves])
     ranges = [float(np.ptp(arrays["eigenvalue"])) for _, _, arrays in curves]
-    with styled():
-        for _, method, arrays in curves:
+    with styled(look):
+        for name, method, arrays in curves:
             grid, density = np.array(arrays["eigenvalue"]), np.array(arrays["density"], float)
-            colour = method_style(method, methods)["color"]
+            colour = styles[method]["color"]
             label = None if method in seen else plain(method_label(method))
-            axes.plot(grid, np.maximum(density, floor), color=colour, alpha=0.85, label=label)
+            (line,) = axes.plot(grid, np.maximum(density, floor), color=colour, alpha=0.85, label=label)
+            tell(
+                line,
+                [f"{name}\n{d:.3g} per nat at {x:.3g} nats" if d > floor else "" for x, d in zip(grid, density, strict=True)],
+            )
             low, high = (np.array(arrays.get(edge, density), float) for edge in ("low", "high"))  # None is NaN: no band there
             axes.fill_between(grid, np.maximum(low, floor), np.maximum(high, floor), color=colour, alpha=0.15, linewidth=0)
             seen.add(method)

@@ -9,9 +9,27 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from ssa_analysis.reports.analysis import linking_of
-from ssa_analysis.reports.figures.frames import grid_shape, legend_of_methods, points_by_method, rows_of
+from ssa_analysis.reports.figures.frames import (
+    hide_rest,
+    interval_text,
+    legend_of_methods,
+    points_by_method,
+    rows_of,
+    tilted,
+)
+from ssa_analysis.reports.hover import tell
 from ssa_analysis.reports.names import KEY_SCORES, labelled
-from ssa_analysis.reports.style import METHOD_ORDER, method_label, method_style, new_figure, ordered_methods, styled
+from ssa_analysis.reports.style import (
+    CELL_INK,
+    METHOD_ORDER,
+    PAGE,
+    Look,
+    method_label,
+    method_styles,
+    new_figure,
+    ordered_methods,
+    styled,
+)
 
 from ssa_analysis.linking.granulated import Granulated
 from ssa_analysis.linking.hypotheses import matched_differences, mean_over_cells
@@ -32,7 +50,7 @@ PANELS = (
 )
 
 
-def score_scatter(frame: pd.DataFrame) -> Figure | None:
+def score_scatter(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """Probe accuracy over each of eight scores, one point a checkpoint, with intervals both ways."""
     target = rows_of(frame, *TARGET.split(".")).set_index("sha256")
     panels = {key: rows_of(frame, *key.split(".")) for key in PANELS}
@@ -41,50 +59,54 @@ def score_scatter(frame: pd.DataFrame) -> Figure | None:
     if not panels:
         return None
     methods = ordered_methods(list(target["method"]))
-    rows_count, columns = grid_shape(len(panels))
-    figure, axes = new_figure(1.9 * rows_count + 0.4, rows=rows_count, columns=columns, sharey=True)
-    with styled():
+    rows_count, columns = look.grid(len(panels))
+    figure, axes = new_figure(1.9 * rows_count + 0.4, look, rows=rows_count, columns=columns, sharey=True)
+    with styled(look):
         for panel, (key, rows) in zip(axes, panels.items(), strict=False):
-            points_by_method(panel, rows, target.loc[rows["sha256"]], methods)
-            panel.set_xlabel(labelled(frame, key))
-        for panel in axes[len(panels) :]:
-            panel.set_visible(False)
+            labels = (labelled(frame, key), "probe accuracy")
+            points_by_method(panel, rows, target.loc[rows["sha256"]], method_styles(frame), labels)
+            panel.set_xlabel(textwrap.fill(labels[0], 26, break_on_hyphens=False))
+        hide_rest(axes, len(panels))
         for panel in axes[::columns]:
             panel.set_ylabel("probe accuracy")
-        legend_of_methods(figure, methods, linestyle="none")
+        legend_of_methods(figure, frame, methods, look, linestyle="none")
     return figure
 
 
-def correlations(frame: pd.DataFrame) -> Figure | None:
+def correlations(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """Spearman correlation of the key scores with the target: raw, and where the settings but the method's are equal."""
     links = {link.score: link for link in linking_of(frame).links}
     keys = [row.key for row in KEY_SCORES if row.key in links]
     if not keys:
         return None
     chosen = [links[key] for key in keys[::-1]]
-    rows = [("all checkpoints", 0.14, "#0072B2", [(link.spearman, link.p_holm) for link in chosen])]
+    rows = [("all checkpoints", "#0072B2", [(link.spearman, link.p_holm) for link in chosen])]
     if any(np.isfinite(link.within.value) for link in chosen):
-        rows.append(("at equal settings", -0.14, "#D55E00", [(link.within, link.p_within_holm) for link in chosen]))
-    figure, (axes,) = new_figure(0.3 * len(keys) + 1.1)
-    with styled():
+        rows.append(("at equal settings", "#D55E00", [(link.within, link.p_within_holm) for link in chosen]))
+    figure, (axes,) = new_figure(0.3 * len(keys) + 1.1, look)
+    with styled(look):
         places = np.arange(len(keys))
-        for label, offset, colour, found in rows:
+        for number, (label, colour, found) in enumerate(rows):
+            offset = 0.14 - 0.28 * number if len(rows) > 1 else 0.0
             value = np.array([interval.value for interval, _ in found])
             bars = np.array([[i.value - i.low, i.high - i.value] for i, _ in found]).T.clip(min=0)
             axes.errorbar(value, places + offset, xerr=np.nan_to_num(bars), fmt="none", ecolor=colour, elinewidth=1)
             faces = [colour if p <= SIGNIFICANT else "white" for _, p in found]
-            axes.scatter(value, places + offset, s=22, c=faces, edgecolors=colour, zorder=3, label=label)
+            points = axes.scatter(value, places + offset, s=22, c=faces, edgecolors=colour, zorder=3, label=label)
+            tell(points, [f"{labelled(frame, key)}, {label}\n{interval_text(i.value, i.low, i.high)}, p {p:.2g}"
+                          for key, (i, p) in zip(keys[::-1], found, strict=True)])  # fmt: skip
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(places, [labelled(frame, k) for k in keys[::-1]])
         axes.set_xlim(-1.05, 1.05)
-        axes.set_xlabel(f"Spearman correlation with {_target_label(frame)} ({max(link.n for link in chosen)} checkpoints)")
+        label = f"Spearman correlation with {_target_label(frame)} ({max(link.n for link in chosen)} checkpoints)"
+        axes.set_xlabel(textwrap.fill(label, round(12 * look.width)))
         if len(rows) > 1:
-            handles = [Line2D([], [], marker="o", linestyle="none", color=colour, label=label) for label, _, colour, _ in rows]
+            handles = [Line2D([], [], marker="o", linestyle="none", color=colour, label=label) for label, colour, _ in rows]
             figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
-def granulated(frame: pd.DataFrame) -> Figure | None:
+def granulated(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """Kendall coefficients of the key scores with the target, each setting varying alone; the last column is their mean."""
     links = {link.score: link for link in linking_of(frame).links}
     keys = [row.key for row in KEY_SCORES if row.key in links and _psi_known(links[row.key].granulated)]
@@ -93,10 +115,11 @@ def granulated(frame: pd.DataFrame) -> Figure | None:
     criteria = [links[key].granulated for key in keys]
     names = list(dict.fromkeys(name for c in criteria if c is not None for name in c.settings))
     values = np.array([[*(c.settings.get(n, np.nan) for n in names), c.psi.value] for c in criteria if c is not None])
-    figure, (axes,) = new_figure(0.3 * len(keys) + 1.2)
-    with styled():
+    figure, (axes,) = new_figure(0.3 * len(keys) + 1.2, look)
+    with styled(look):
         image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-        axes.set_xticks(range(len(names) + 1), [*(name.replace("_", " ") for name in names), "mean Ψ"])
+        axes.set_xticks(range(len(names) + 1), [*(name.replace("_", " ") for name in names), "mean Ψ"],
+                        **tilted(len(names) + 1, look))  # fmt: skip
         axes.set_yticks(range(len(keys)), [labelled(frame, key) for key in keys])
         axes.grid(False)
         axes.axvline(len(names) - 0.5, color="black", linewidth=1)
@@ -104,7 +127,7 @@ def granulated(frame: pd.DataFrame) -> Figure | None:
             if np.isfinite(values[row, column]):
                 dark = abs(values[row, column]) > 0.6
                 axes.text(column, row, f"{values[row, column]:+.2f}", ha="center", va="center", fontsize=7,
-                          color="white" if dark else "black")  # fmt: skip
+                          color="white" if dark else CELL_INK)  # fmt: skip
         figure.colorbar(image, ax=axes, label=f"Kendall with {_target_label(frame)}", shrink=0.8)
         axes.set_xlabel("the setting that varies")
     return figure
@@ -114,15 +137,15 @@ def _psi_known(criterion: Granulated | None) -> bool:
     return criterion is not None and np.isfinite(criterion.psi.value)
 
 
-def predicted_accuracy(frame: pd.DataFrame) -> Figure | None:
+def predicted_accuracy(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """R2 of ridge regressions from sets of scores, for left-out configurations and for left-out methods."""
     found = linking_of(frame).predictions
     if not found:
         return None
     names = list(dict.fromkeys(p.name for p in found))[::-1]
-    figure, (axes,) = new_figure(0.32 * len(names) + 1.1)
+    figure, (axes,) = new_figure(0.32 * len(names) + 1.1, look)
     lowest = -1.0
-    with styled():
+    with styled(look):
         handles = []
         for (kind, colour, marker), offset in zip(LEFT_OUT, (0.14, -0.14), strict=True):
             own = [p for p in found if p.groups == kind]
@@ -132,18 +155,20 @@ def predicted_accuracy(frame: pd.DataFrame) -> Figure | None:
                     axes.scatter(lowest, place, marker="<", color=colour, s=22, zorder=3)
                     continue
                 bars = np.nan_to_num([[value - max(p.r2.low, lowest)], [p.r2.high - value]]).clip(min=0)
-                axes.errorbar(value, place, xerr=bars, color=colour, marker=marker, markersize=4, elinewidth=1)
+                drawn = axes.errorbar(value, place, xerr=bars, color=colour, marker=marker, markersize=4, elinewidth=1)
+                tell(drawn[0], [f"{p.name}, a {kind} left out\nR² {interval_text(value, p.r2.low, p.r2.high)}"])
             if own:
                 handles.append(Line2D([], [], color=colour, marker=marker, linestyle="none", label=f"a {kind} left out"))
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_xlim(lowest - 0.05, 1.02)
         axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel(f"R² of predicted {_target_label(frame)}; 0: no better than the mean of the others")
+        label = f"R² of predicted {_target_label(frame)}; 0: no better than the mean of the others"
+        axes.set_xlabel(textwrap.fill(label, round(12 * look.width)))
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
-def method_contrasts(frame: pd.DataFrame) -> Figure | None:
+def method_contrasts(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """What each method changes against SimCLR, at equal other settings and seed: means over configurations, 95 % intervals.
 
     A sharpness by its logarithm, as in the verdicts.
@@ -167,18 +192,22 @@ def method_contrasts(frame: pd.DataFrame) -> Figure | None:
     if not panels:
         return None
     methods = [m for m in METHOD_ORDER[1:] if any(m == method for _, rows in panels.values() for method, _ in rows)]
-    figure, axes = new_figure(0.32 * len(methods) + 1.2, columns=len(panels), sharey=True)
-    with styled():
-        for panel, (label, rows) in zip(axes, panels.values(), strict=True):
+    count, columns = look.grid(len(panels), 5) if look.panels < 4 else (1, len(panels))
+    figure, axes = new_figure((0.32 * len(methods) + 1.2) * count, look, rows=count, columns=columns, sharey=True)
+    styles = method_styles(frame)
+    with styled(look):
+        hide_rest(axes, len(panels))
+        for panel, (label, rows) in zip(axes, panels.values(), strict=False):
             for method, (interval, _) in rows:
                 bars = np.nan_to_num([[interval.value - interval.low], [interval.high - interval.value]])
-                style = method_style(method, methods)
-                panel.errorbar(interval.value, methods.index(method), xerr=bars, markersize=4, linestyle="none", **style)
+                place = methods.index(method)
+                drawn = panel.errorbar(interval.value, place, xerr=bars, markersize=4, linestyle="none", **styles[method])
+                tell(drawn[0], [f"{method_label(method)}\n{label}: {interval_text(interval.value, interval.low, interval.high)}"])
             panel.axvline(0, color="black", linewidth=0.8)
             panel.set_xlabel(textwrap.fill(label, 18, break_on_hyphens=False), fontsize=7)
             panel.tick_params(axis="x", labelsize=6)
             panel.margins(y=0.3)
-        axes[0].set_yticks(range(len(methods)), [method_label(m) for m in methods])
+        axes[0].set_yticks(range(len(methods)), [method_label(m).replace(" + ", "\n+ ") for m in methods])
         axes[0].invert_yaxis()
     return figure
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from ssa_analysis.reports.figures.frames import error_bars
-from ssa_analysis.reports.style import MARKERS, PALETTE, new_figure, plain, styled
+from ssa_analysis.reports.figures.frames import error_bars, hide_rest, values_of
+from ssa_analysis.reports.hover import tell
+from ssa_analysis.reports.style import MARKERS, PAGE, PALETTE, Look, new_figure, styled
 
 GROUPS = ("recipe", "alone", "left out", "strength", "fourier")
 ADVISED = 3  # checkpoints in one figure
@@ -38,48 +40,45 @@ def _floor(panel: Axes, rows: pd.DataFrame, horizontal: bool) -> None:
         line(floor.value, color="#666666", linestyle=":", linewidth=1)
 
 
-def views_ranking(frame: pd.DataFrame) -> Figure | None:
+def views_ranking(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """Every variant with its interval, ranked; the recipe as a line, the class oracle as a band."""
     tables = dict(list(ranked(frame).items())[:ADVISED])
     if not tables:
         return None
     count = max(len(t) for t in tables.values())
-    figure, axes = new_figure(0.16 * count + 1.0, columns=len(tables))
+    shape = look.grid(len(tables), 3)
+    figure, axes = new_figure((0.16 * count + 0.8) * shape[0] + 0.4, look, rows=shape[0], columns=shape[1])
     styles = {g: {"color": PALETTE[i], "marker": MARKERS[i]} for i, g in enumerate(GROUPS)}
-    with styled():
-        for panel, (name, table) in zip(axes, tables.items(), strict=True):
+    with styled(look):
+        hide_rest(axes, len(tables))
+        for panel, (name, table) in zip(axes, tables.items(), strict=False):
             shown = table[table["group"].isin(GROUPS)].iloc[::-1]
+            texts = [f"{name}, {variant_label(v)}\n{t}" for v, t in zip(shown["name"], values_of(shown), strict=True)]
             for place, ((_, row), error) in enumerate(zip(shown.iterrows(), error_bars(shown).T, strict=True)):
-                panel.errorbar(
-                    row["value"],
-                    place,
-                    xerr=error[:, None],
-                    linestyle="none",
-                    markersize=4,
-                    elinewidth=0.9,
-                    **styles[row["group"]],
-                )
+                style = styles[row["group"]] | {"linestyle": "none", "markersize": 4, "elinewidth": 0.9}
+                drawn = panel.errorbar(row["value"], place, xerr=error[:, None], **style)
+                tell(drawn[0], [texts[place]])
             panel.set_yticks(range(len(shown)), [variant_label(n) for n in shown["name"]], fontsize=6.5)
             panel.set_ylim(-0.7, len(shown) - 0.3)
             _floor(panel, table, horizontal=True)
             for recipe in shown[shown["name"] == "recipe"].itertuples():
                 panel.axvline(recipe.value, color="black", linewidth=0.8)
-            panel.set_title(plain(name))
-            panel.set_xlabel(LABEL, fontsize=7)
+            panel.set_title(look.fitted(name, shape[1]))
+            panel.set_xlabel(textwrap.fill(LABEL, 30), fontsize=7)
         handles = [Line2D([], [], linestyle="none", label=g, **styles[g]) for g in GROUPS]
         handles.append(Line2D([], [], color="#666666", linestyle=":", label="class oracle"))
         handles.append(Line2D([], [], color="black", linewidth=0.8, label="the recipe itself"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        figure.legend(handles=handles, loc="outside lower center", ncols=look.panels)
     return figure
 
 
-def shift_against_strength(frame: pd.DataFrame) -> Figure | None:
+def shift_against_strength(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """Shift over the strength of each augmentation, of the whole recipe, and over alpha of the Fourier augmentation."""
     tables = dict(list(ranked(frame).items())[:ADVISED])
     if not tables:
         return None
-    figure, axes = new_figure(2.6 * len(tables) + 0.3, rows=len(tables), columns=2, sharey="row")
-    with styled():
+    figure, axes = new_figure(2.6 * len(tables) + 0.3, look, rows=len(tables), columns=2, sharey="row")
+    with styled(look):
         for (name, table), (left, right) in zip(tables.items(), zip(axes[::2], axes[1::2], strict=True), strict=True):
             whole = table[table["name"] == "recipe"]
             parts = {p for p in table["part"] if isinstance(p, str) and p not in ("", "fourier alpha")}
@@ -93,8 +92,8 @@ def shift_against_strength(frame: pd.DataFrame) -> Figure | None:
             for panel in (left, right):
                 _floor(panel, table, horizontal=False)
             left.set_ylabel("shift (Gaussian W²)")
-            left.set_title(f"{plain(name)}: augmentations")
-            right.set_title(f"{plain(name)}: Fourier augmentation")
+            left.set_title(f"{look.fitted(name, 2)}\naugmentations")
+            right.set_title(f"{look.fitted(name, 2)}\nFourier augmentation")
             left.set_xlabel("strength, times that of the recipe")
             right.set_xlabel("α (0: without)")
             left.legend(fontsize=6.5)
@@ -104,7 +103,7 @@ def shift_against_strength(frame: pd.DataFrame) -> Figure | None:
 
 def _curve(panel: Axes, curve: pd.DataFrame, label: str, style: dict[str, str]) -> None:
     curve = curve.sort_values("strength")
-    panel.errorbar(
+    drawn = panel.errorbar(
         curve["strength"].astype(float),
         curve["value"],
         yerr=error_bars(curve),
@@ -113,3 +112,4 @@ def _curve(panel: Axes, curve: pd.DataFrame, label: str, style: dict[str, str]) 
         elinewidth=0.8,
         **style,
     )
+    tell(drawn[0], [f"{label}, strength {s:.3g}\n{t}" for s, t in zip(curve["strength"], values_of(curve), strict=True)])

@@ -40,7 +40,7 @@ from ssa_analysis.reports.figures.linking import (
 from ssa_analysis.reports.figures.robustness import contact_sheet, corruption_angles, corruption_curves, corruption_heatmap
 from ssa_analysis.reports.figures.shift import pair_similarities, shift_statistics
 from ssa_analysis.reports.names import label_of
-from ssa_analysis.reports.style import METHOD_LABELS, PALETTE, method_style, ordered_methods
+from ssa_analysis.reports.style import METHOD_LABELS, PALETTE, method_styles, ordered_methods
 
 METHODS = list(METHOD_LABELS)
 LINKING = ("correlations", "granulated", "predicted_accuracy", "method_contrasts")  # figures of checkpoints taken together
@@ -156,7 +156,7 @@ def test_a_method_has_the_same_colour_in_every_figure(frame: pd.DataFrame) -> No
 
 def test_other_methods_get_the_colours_that_are_left() -> None:
     present = ["byol", "ssa-clr", "moco"]
-    styles = [method_style(m, present) for m in present]
+    styles = [method_styles(pd.DataFrame({"method": present}))[m] for m in present]
     assert [s["color"] for s in styles] == [PALETTE[4], PALETTE[3], PALETTE[5]]
     assert len({s["marker"] for s in styles}) == 3
 
@@ -165,7 +165,8 @@ def test_scatter_has_a_panel_a_score_and_a_point_a_checkpoint(frame: pd.DataFram
     table = frame[~((frame["measure"] == "bounds") & (frame["method"] == "simclr"))]
     figure = score_scatter(table)
     marked = {"robustness.mean_error": "corrupted error (regenerated)"}
-    assert [p.get_xlabel() for p in panels(figure)] == [marked.get(key, label_of(key)) for key in PANELS]
+    shown = [p.get_xlabel().replace("\n", " ") for p in panels(figure)]
+    assert shown == [marked.get(key, label_of(key)) for key in PANELS]
     assert [p.get_ylabel() for p in panels(figure)] == ["probe accuracy", "", "", ""] * 2
     for panel, key in zip(panels(figure), PANELS, strict=True):
         drawn = [(x, y) for c in errorbars(panel) for x, y in zip(*c.lines[0].get_data(), strict=True)]
@@ -263,7 +264,7 @@ def test_contrasts_are_differences_from_simclr_at_equal_settings(frame: pd.DataF
         "Gaussian W² of pairs",
     ]
     accuracy = panels(figure)[0]
-    labels = [t.get_text() for t in accuracy.get_yticklabels()]
+    labels = [t.get_text().replace("\n", " ") for t in accuracy.get_yticklabels()]
     assert labels == ["SimCLR + SAM", "SimCLR + Fourier", "SSA-CLR"]
     values = {labels[round(y)]: x for c in errorbars(accuracy) for x, y in [c.lines[0].get_xydata()[0]]}
     wide = frame[frame["name"] == "probe_accuracy"].set_index("checkpoint")["value"]
@@ -279,9 +280,12 @@ def test_correlations_need_four_checkpoints(frame: pd.DataFrame) -> None:
 
 def test_eigenvalues_one_line_a_checkpoint(frame: pd.DataFrame) -> None:
     (axes,) = panels(eigenvalues(frame))
-    lines = [c.lines[0] for c in errorbars(axes)]
-    assert sorted(line.get_ydata()[0] for line in lines) == pytest.approx([8.0 - 0.5 * i for i in range(8)][::-1])
-    assert all(line.get_xdata().tolist() == [1, 2, 3] for line in lines)
+    drawn = [c.lines[0] for c in errorbars(axes)]
+    assert len(drawn) == 4  # a method each
+    lines = [part for line in drawn for part in np.split(np.column_stack(line.get_data()).astype(float), [4])]
+    assert all(np.isnan(part[3]).all() for part in lines)  # so that no line joins two checkpoints
+    assert sorted(part[0, 1] for part in lines) == pytest.approx([8.0 - 0.5 * i for i in range(8)][::-1])
+    assert all(part[:3, 0].tolist() == [1, 2, 3] for part in lines)
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) == ("index of the eigenvalue", "eigenvalue (nats)", "log")
     assert axes.get_xticks().tolist() == [1, 2, 3]
     assert len(legend_of(eigenvalues(frame))) == 4  # a method once, though it has two lines
@@ -291,7 +295,7 @@ def test_eigenvalues_below_zero_are_not_lost_on_a_log_scale(frame: pd.DataFrame)
     frame.loc[(frame["name"] == "lambda_3") & (frame["checkpoint"] == "simclr-s0"), "value"] = -0.5
     (axes,) = panels(eigenvalues(frame))
     assert axes.get_yscale() == "linear"
-    assert min(min(c.lines[0].get_ydata()) for c in errorbars(axes)) == -0.5
+    assert min(np.nanmin(c.lines[0].get_ydata()) for c in errorbars(axes)) == -0.5
 
 
 def test_spectral_density_lines_bands_and_floor(frame: pd.DataFrame) -> None:
@@ -372,11 +376,14 @@ def test_shift_points_and_filled_markers(frame: pd.DataFrame) -> None:
     order = [f"{m}-s{s}" for m in METHODS for s in (0, 1)]
     numbers = [METHODS.index(name[:-3]) + 4 * int(name[-1]) for name in order]
     for panel in shown:
-        points = [c.lines[0] for c in errorbars(panel)]
-        assert [p.get_ydata()[0] for p in points] == pytest.approx([0.05 + 0.01 * n for n in numbers])
-        white = [same_color(p.get_markerfacecolor(), "white") for p in points]
-        assert white == [n % 2 == 0 for n in numbers]  # p = 0.5: not rejected
-    assert bar_ends(errorbars(shown[0])[0], 1) == [pytest.approx((0.05 - 0.0196, 0.05 + 0.0196))]
+        points = {}
+        for line in (c.lines[0] for c in errorbars(panel)):
+            hollow = same_color(line.get_markerfacecolor(), "white")
+            points |= {x: (y, hollow) for x, y in zip(*line.get_data(), strict=True)}
+        assert [points[x][0] for x in range(8)] == pytest.approx([0.05 + 0.01 * n for n in numbers])
+        assert [points[x][1] for x in range(8)] == [n % 2 == 0 for n in numbers]  # p = 0.5: not rejected
+    hollow = next(c for c in errorbars(shown[0]) if same_color(c.lines[0].get_markerfacecolor(), "white"))
+    assert bar_ends(hollow, 1)[0] == pytest.approx((0.05 - 0.0196, 0.05 + 0.0196))
 
 
 def test_pair_similarities_share_bins_and_are_densities(frame: pd.DataFrame) -> None:

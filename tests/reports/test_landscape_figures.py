@@ -152,5 +152,5 @@ def test_wide_surfaces_in_three_dimensions_have_logarithmic_heights(frame: pd.Da
 
 
 def test_other_scores_can_be_drawn_in_three_dimensions(frame: pd.DataFrame) -> None:
-    shown = panels(landscape_surfaces_3d(frame, "path_rise_2d"))
+    shown = panels(landscape_surfaces_3d(frame, score="path_rise_2d"))
     assert shown[0].get_xlim()[1] > 1  # the other checkpoint is on it
