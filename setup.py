@@ -73,7 +73,7 @@ setup(
         "ssa_analysis.reports.figures",
     ],
     package_dir={"ssa_analysis.cli": "cli", "ssa_analysis.reports": "reports"},
-    package_data={"ssa_analysis": ["py.typed"], "ssa_analysis.reports": ["*.html", "*.css", "*.js", "*.mplstyle"]},
+    package_data={"ssa_analysis": ["py.typed"], "ssa_analysis.reports": ["*.mplstyle", "page/*", "page/vendor/*"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["ssa-analyze = ssa_analysis.cli.main:main"]},

@@ -71,7 +71,8 @@ def _linking_sentences(frame: pd.DataFrame, settings: HypothesisSettings) -> lis
             )
     methods = [verdict for key, verdict in found.items() if key.startswith("3")]
     if methods:
-        said.append(". ".join(f"{verdict.claim}: {verdict.verdict.upper()}" for verdict in methods) + ".")
+        told = ". ".join(f"{verdict.claim}: {verdict.verdict.upper()}" for verdict in methods)
+        said.append(f"What the methods do: {told}.")
     return said
 
 
@@ -102,22 +103,17 @@ def _adviser_sentence(frame: pd.DataFrame) -> str | None:
 
 
 def findings(frame: pd.DataFrame, settings: HypothesisSettings | None = None) -> list[str]:
-    """Up to eight sentences: best downstream, flattest and least shifted, most robust, the adviser's answer, the verdicts on
+    """Up to nine sentences: best downstream, flattest, least shifted, most robust, the adviser's answer, the verdicts on
     sharpness, shift and methods, the bounds."""
     sentences = [
         _sentence(frame, TARGET, False, "Best downstream"),
         _sentence(frame, "curvature.lambda_max", True, "Flattest"),
+        _sentence(frame, "shift.gaussian_w2", True, "Least shifted"),
         _sentence(frame, "robustness.mean_error", True, "Most robust"),
         _adviser_sentence(frame),
         *(_linking_sentences(frame, settings or HypothesisSettings()) if not frame.empty else []),
         _bounds_sentence(frame),
     ]
-    flattest = sentences[1]
-    shifted = _sentence(frame, "shift.gaussian_w2", True, "Least shifted")
-    if flattest and shifted:
-        sentences[1] = f"{flattest} {shifted}"
-    elif shifted:
-        sentences[1] = shifted
     return [s for s in sentences if s]
 
 

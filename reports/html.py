@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import base64
-import io
-import warnings
-from collections.abc import Callable, Sequence
+import gzip
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from ssa_analysis.reports.analysis import linking_of
-from ssa_analysis.reports.figures import FIGURES
+from ssa_analysis.reports.cards import make_cards
+from ssa_analysis.reports.figure_files import figure_files, inline_svg, lay_out, write_figure
+from ssa_analysis.reports.figures import FIGURES, TRAINING_CURVES, VIEWS_SHEET, FigureEntry
 from ssa_analysis.reports.findings import findings
-from ssa_analysis.reports.style import styled
+from ssa_analysis.reports.hover import hover_points
+from ssa_analysis.reports.payload import packed
+from ssa_analysis.reports.sheets import view_sheets
+from ssa_analysis.reports.style import PAGE, SIZES, Look
 from ssa_analysis.reports.tables import (
     bounds_table,
     links_table,
@@ -30,56 +36,47 @@ from ssa_analysis.reports.tables import (
 )
 
 from ssa_analysis.checkpoints.writing import make_folder, write_atomically
-from ssa_analysis.errors import DataError
+from ssa_analysis.data.datasets import Data
+from ssa_analysis.errors import DataError, SettingsError
 from ssa_analysis.linking.hypotheses import HypothesisSettings
 from ssa_analysis.linking.table import mixed_images
 from ssa_analysis.measures import MEASURES
+from ssa_analysis.registry import unknown_name
+from ssa_analysis.running.histories import training_history
 from ssa_analysis.running.store import Store
 from ssa_analysis.version import __version__
 
-FILE_KINDS = ("png", "pdf")
-DPI = 150
+GROUPS = {
+    "linking": "Scores and accuracy", "curvature": "Sharpness", "landscape": "Sharpness", "shift": "Shift", "views": "Shift",
+    "robustness": "Robustness", "bounds": "Bounds", "training": "Training",
+}  # fmt: skip
+SHOWN_ROWS = 500  # of a table that stands in the page; longer ones are carried along, and shown as they are asked for
+LATEX_ROWS = 1000  # a longer table is no use on paper
+PLAIN_CSV_ROWS = 20_000  # longer ones are compressed
+SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "theme.js", "report.js", "cards.js")
 
 
 @dataclass(frozen=True)
 class Section:
-    """One figure of the page."""
+    """One figure of the page; ``hover`` is a payload."""
 
     name: str
     title: str
     caption: str
-    svg: str  # base64
+    group: str
+    svg: Markup
+    hover: str
 
 
-def figure_files(figure: Figure, kinds: Sequence[str]) -> dict[str, bytes]:
-    """A figure as ``png``, ``pdf`` or ``svg``, by kind; the same figure always gives the same bytes.
+@dataclass(frozen=True)
+class Table:
+    """A table of the page: what stands in it, or, where it is long, the payload of its rows."""
 
-    The layout is worked out once and stays: for each file anew it would take longer than to draw them.
-    """
-    files = {}
-    with styled(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*constrained_layout not applied.*")
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the tables spell such names out
-        figure.set_dpi(DPI)
-        figure.draw_without_rendering()
-        # with a layout engine, even "none", every file is drawn twice; without this setting it would come back
-        with mpl.rc_context({"figure.constrained_layout.use": False}):
-            figure.set_layout_engine(None)
-            for kind in kinds:
-                stream = io.BytesIO()
-                # dates would make two reports of one store differ
-                metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-                figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
-                files[kind] = stream.getvalue()
-    return files
-
-
-def write_figure(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = FILE_KINDS) -> dict[str, bytes]:
-    """Write ``folder/name.png`` and ``.pdf``; returns the figure in all the ``kinds`` asked for."""
-    files = figure_files(figure, kinds)
-    for kind in FILE_KINDS:
-        write_atomically(folder / f"{name}.{kind}", files[kind])
-    return files
+    name: str
+    columns: list[str]
+    rows: list[list[str]]
+    count: int
+    payload: str = ""
 
 
 def _cell(value: Any) -> str:
@@ -88,16 +85,13 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _html_table(table: pd.DataFrame) -> dict[str, Any]:
-    """Header and cells; a cell is its text and, for sorting, its number."""
-    rows = []
-    for values in table.itertuples(index=False):
-        cells = []
-        for value in values:
-            number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-            cells.append({"text": _cell(value), "number": number if number is None or pd.notna(number) else None})
-        rows.append(cells)
-    return {"columns": [str(c) for c in table.columns], "rows": rows}
+def page_table(name: str, table: pd.DataFrame) -> Table:
+    """A data frame as the page has it."""
+    rows = [[_cell(value) for value in values] for values in table.itertuples(index=False)]
+    columns = [str(column) for column in table.columns]
+    if len(rows) <= SHOWN_ROWS:
+        return Table(name, columns, rows, len(rows))
+    return Table(name, columns, [], len(rows), packed(rows))
 
 
 def protocol_note(frame: pd.DataFrame, environments: dict[str, dict[str, Any]]) -> str:
@@ -123,6 +117,8 @@ def write_report(
     out: str | Path,
     *,
     data: str | None = None,
+    images: Data | None = None,
+    size: str | None = None,
     hypotheses: HypothesisSettings | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Path:
@@ -130,36 +126,42 @@ def write_report(
 
     Args:
         data: only scores on this data set; needed where the store holds several.
+        images: that data set, for the contact sheet of views; without it there is none.
+        size: a name of :data:`ssa_analysis.reports.style.SIZES` that the figures' files are set for; default: as in the page.
         hypotheses: what is linked and judged; default: probe accuracy against the usual scores.
 
     Returns:
         The path of the page.
 
     Raises:
-        DataError: several data sets and none named. StoreError: the named one is absent.
+        DataError: several data sets and none named. StoreError: the named one is absent. SettingsError: an unknown size.
         OutputError: the folder cannot be written.
     """
+    if size is not None and size not in SIZES:
+        raise SettingsError(str(unknown_name("size", size, list(SIZES))))
     frame = store.frame(data)
     names = sorted(frame["data"].unique())
     if len(names) > 1:
         raise DataError(f"{store.path}: scores on several data sets ({', '.join(names)}); name one with --data")
-    failures = store.failures()
+    checkpoints, failures, environments = store.checkpoints(), store.failures(), store.environments()
     folder = make_folder(Path(out))
     figure_folder, table_folder = make_folder(folder / "figures"), make_folder(folder / "tables")
-    environments = store.environments()
-    note = protocol_note(frame, environments)
-    sections = []
     on_step("links")
     if not frame.empty:
         linking_of(frame, hypotheses)  # the figures ask for it without settings of their own
-    for entry in FIGURES:
+    history = training_history(checkpoints, store.path.parent)
+    sections, sheets = [], {}
+    for entry, content, owners in _drawings(frame, history, checkpoints, images):
         on_step(entry.title)
-        figure = entry.draw(frame)
+        figure = entry.draw(content)
         if figure is None:
             continue
-        svg = base64.b64encode(write_figure(figure, figure_folder, entry.name, (*FILE_KINDS, "svg"))["svg"]).decode()
-        sections.append(Section(entry.name, entry.title, entry.caption, svg))
+        sections.append(_section(entry, figure))
+        paper = figure if size is None else entry.draw(content, SIZES[size])
+        write_figure(paper, figure_folder, entry.name)
+        sheets |= dict.fromkeys(owners, entry.name)
     on_step("tables")
+    note = protocol_note(frame, environments)
     tables = {
         "summary": summary_table(frame),
         "scores": score_table(frame),
@@ -169,28 +171,99 @@ def write_report(
         "bounds": bounds_table(frame),
         "failures": failures,
     }
-    for name, table in tables.items():
-        if not table.empty:
-            write_atomically(table_folder / f"{name}.csv", safe_csv(table).encode())
-            write_atomically(table_folder / f"{name}.tex", to_latex(table, note).encode())
-    page = (
-        Environment(loader=PackageLoader("ssa_analysis.reports", "."), autoescape=True, undefined=StrictUndefined)
-        .get_template("page.html")
-        .render(
-            version=__version__,
-            data=", ".join(names),
-            checkpoints=_html_table(_checkpoint_rows(store.checkpoints())),
-            findings=findings(frame, hypotheses),
-            sections=sections,
-            tables={name: _html_table(table) for name, table in tables.items()},
-            note=note,
-            measures=[{"name": name, "summary": row.summary} for name, row in MEASURES if name in set(frame["measure"])],
-            environments=list(environments.values()),
-        )
-    )
+    _write_tables(tables, table_folder, note)
+    on_step("page")
+    cards = make_cards(frame, checkpoints, failures, history, sheets)
+    tables["checkpoints"] = _checkpoint_rows(checkpoints)
     path = folder / "index.html"
+    page = render(
+        data=", ".join(names),
+        findings=[_split(sentence) for sentence in findings(frame, hypotheses)],
+        facts=_facts(frame, checkpoints, failures),
+        sections=sections,
+        groups=list(dict.fromkeys(section.group for section in sections)),
+        tables={name: page_table(name, table) for name, table in tables.items()},
+        note=note,
+        measures=[{"name": name, "summary": row.summary} for name, row in MEASURES if name in set(frame["measure"])],
+        environments=list(environments.values()),
+        cards={identity: packed(card) for identity, card in cards.items()},
+        index=[{"id": identity, "name": card["name"], "method": card["method"]} for identity, card in cards.items()],
+        views_missing=images is None and not frame.empty,
+    )
     write_atomically(path, page.encode())
     return path
+
+
+def _drawings(
+    frame: pd.DataFrame, history: pd.DataFrame, checkpoints: pd.DataFrame, images: Data | None
+) -> Iterator[tuple[FigureEntry, pd.DataFrame, tuple[str, ...]]]:
+    """Every figure with the table that it is drawn from and, for the sheets of views, the checkpoints it is of."""
+    for entry in FIGURES:
+        yield entry, frame, ()
+    yield TRAINING_CURVES, history, ()
+    sheets = view_sheets(checkpoints, images) if images is not None and len(checkpoints) else ()
+    for number, sheet in enumerate(sheets):
+        count = f"{len(sheet.checkpoints)} checkpoint" + ("" if len(sheet.checkpoints) == 1 else "s")
+        caption = f"{sheet.title} ({count}). {VIEWS_SHEET.caption}"
+        name = VIEWS_SHEET.name + (f"_{number + 1}" if number else "")
+        yield FigureEntry(name, VIEWS_SHEET.title, caption, VIEWS_SHEET.draw), sheet.tiles, sheet.checkpoints
+
+
+def _section(entry: FigureEntry, figure: Figure, look: Look = PAGE) -> Section:
+    lay_out(figure)
+    points = hover_points(figure)
+    svg = inline_svg(figure_files(figure, ("svg",))["svg"])
+    group = GROUPS[entry.draw.__module__.rsplit(".", 1)[-1]]
+    return Section(entry.name, entry.title, entry.caption, group, Markup(svg), packed(points) if points else "")
+
+
+def _write_tables(tables: Mapping[str, pd.DataFrame], folder: Path, note: str) -> None:
+    for name, table in tables.items():
+        if table.empty:
+            continue
+        text = safe_csv(table).encode()
+        if len(table) > PLAIN_CSV_ROWS:
+            write_atomically(folder / f"{name}.csv.gz", gzip.compress(text, mtime=0))
+        else:
+            write_atomically(folder / f"{name}.csv", text)
+        if len(table) <= LATEX_ROWS:
+            write_atomically(folder / f"{name}.tex", to_latex(table, note).encode())
+
+
+def render(**content: Any) -> str:
+    """The page, with its style and scripts in it; the browser is told to run no others and to fetch nothing."""
+    folder = resources.files("ssa_analysis.reports") / "page"
+    scripts = [(folder / name).read_text("utf-8") for name in SCRIPTS]
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src " + " ".join(
+        f"'sha256-{h}'" for h in hashes
+    )
+    environment = Environment(loader=PackageLoader("ssa_analysis.reports", "page"), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("page.html").render(
+        version=__version__,
+        policy=policy,
+        style=Markup((folder / "report.css").read_text("utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        **content,
+    )
+
+
+def _split(sentence: str) -> dict[str, str]:
+    """A finding: what it is about, and what was found."""
+    places = [place for mark in (": ", "? ") if (place := sentence.find(mark)) > 0]
+    cut = min(places) + 1 if places else 0
+    return {"about": sentence[:cut], "found": sentence[cut:].strip()}
+
+
+def _facts(frame: pd.DataFrame, checkpoints: pd.DataFrame, failures: pd.DataFrame) -> list[str]:
+    def counted(count: int, word: str) -> str:
+        return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+    facts = [counted(len(checkpoints), "checkpoint")]
+    if len(frame):
+        facts += [counted(frame["method"].fillna("unknown").nunique(), "method"), counted(frame["measure"].nunique(), "measure")]
+        facts.append(counted(len(frame), "score"))
+    return facts + ([f"{len(failures)} failed"] if len(failures) else [])
 
 
 def _checkpoint_rows(checkpoints: pd.DataFrame) -> pd.DataFrame:

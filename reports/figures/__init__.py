@@ -1,6 +1,14 @@
-"""Figures: each a function of a store's long table (``Store.frame()``) that returns a matplotlib ``Figure`` or None.
+"""Figures: each a function of a data frame, and of how large it is set, that returns a matplotlib ``Figure`` or None.
 
-None means that the table holds nothing for this figure.
+The data frame of those in ``FIGURES`` is a store's long table (``Store.frame()``); None means that it holds nothing for them.
+
+Example:
+    >>> from ssa_analysis.reports.figures import FIGURES
+    >>> from ssa_analysis.reports.style import SIZES
+    >>> [entry.name for entry in FIGURES][:2]
+    ['score_scatter', 'correlations']
+    >>> SIZES["icml-column"].width
+    3.25
 """
 
 from __future__ import annotations
@@ -8,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pandas as pd
 from matplotlib.figure import Figure
 from ssa_analysis.reports.figures.bounds import (
     bound_against_truth,
@@ -33,6 +40,7 @@ from ssa_analysis.reports.figures.linking import (
     granulated,
     method_contrasts,
     predicted_accuracy,
+    score_correlations,
     score_scatter,
 )
 from ssa_analysis.reports.figures.robustness import corruption_angles, corruption_curves, corruption_heatmap
@@ -44,7 +52,8 @@ from ssa_analysis.reports.figures.shift import (
     pair_similarities,
     shift_statistics,
 )
-from ssa_analysis.reports.figures.views import shift_against_strength, views_ranking
+from ssa_analysis.reports.figures.training import training_curves
+from ssa_analysis.reports.figures.views import shift_against_strength, views_ranking, views_sheet
 
 
 @dataclass(frozen=True)
@@ -54,9 +63,22 @@ class FigureEntry:
     name: str
     title: str
     caption: str
-    draw: Callable[[pd.DataFrame], Figure | None]
+    draw: Callable[..., Figure | None]
 
 
+TRAINING_CURVES = FigureEntry(
+    "training_curves",
+    "While they trained",
+    "Loss and what else the runs recorded, one line a run; bars are 95 % intervals.",
+    training_curves,
+)
+VIEWS_SHEET = FigureEntry(
+    "views_sheet",
+    "What the augmentations make of the images",
+    "Each row an image: its views, then the logarithm of its amplitude spectrum and its phase; the Fourier mix has another "
+    "image's amplitudes and, but for what is clipped, the phase of its own. Last, views of such mixes.",
+    views_sheet,
+)
 FIGURES = (
     FigureEntry(
         "score_scatter",
@@ -70,6 +92,13 @@ FIGURES = (
         "Spearman's coefficient with its 95 % bootstrap interval over configurations: of all checkpoints, which follows whatever "
         "setting moves both, and within groups of equal settings but the method's. Filled: Holm's p-value is at most 0.05.",
         correlations,
+    ),
+    FigureEntry(
+        "score_correlations",
+        "Rank correlations among the scores",
+        "Spearman's coefficient over the checkpoints that have all of these scores. In brackets where its 95 % bootstrap "
+        "interval over configurations holds 0.",
+        score_correlations,
     ),
     FigureEntry(
         "granulated",

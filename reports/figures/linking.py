@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 
 import numpy as np
@@ -33,10 +34,14 @@ from ssa_analysis.reports.style import (
 
 from ssa_analysis.linking.granulated import Granulated
 from ssa_analysis.linking.hypotheses import matched_differences, mean_over_cells
+from ssa_analysis.linking.links import MINIMUM
+from ssa_analysis.linking.rank import weighted_pearson, weighted_ranks
+from ssa_analysis.linking.resampling import configuration_weights, percentile_interval
 from ssa_analysis.linking.table import design_of, wide_table
 
 TARGET = "downstream.probe_accuracy"
 SIGNIFICANT = 0.05
+DRAWS = 1000  # resamples of the configurations
 LEFT_OUT = (("configuration", "#0072B2", "o"), ("method", "#D55E00", "s"))
 PANELS = (
     "curvature.lambda_max",
@@ -103,6 +108,42 @@ def correlations(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
         if len(rows) > 1:
             handles = [Line2D([], [], marker="o", linestyle="none", color=colour, label=label) for label, colour, _ in rows]
             figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def score_correlations(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
+    """Spearman correlations among the key scores, a heat map; bracketed where the 95 % interval holds 0.
+
+    Intervals are those of a bootstrap over configurations (:mod:`ssa_analysis.linking.resampling`).
+    """
+    table = wide_table(frame) if len(frame) else pd.DataFrame()
+    keys = [row.key for row in KEY_SCORES if row.key in table]
+    table = table[keys].dropna(axis=1, thresh=max(MINIMUM, len(table) // 2)).dropna() if keys else table
+    keys = [key for key in table.columns if table[key].nunique() > 1]
+    if len(keys) < 2 or len(table) < MINIMUM:
+        return None
+    design = design_of(frame, list(table.index))
+    weights = np.concatenate([np.ones((1, len(table))), configuration_weights(design, DRAWS)])
+    ranks = {key: weighted_ranks(table[key].to_numpy(float), weights) for key in keys}
+    values, brackets = np.eye(len(keys)), np.zeros((len(keys), len(keys)), dtype=bool)
+    for (i, one), (j, other) in itertools.combinations(enumerate(keys), 2):
+        found = weighted_pearson(ranks[one], ranks[other], weights)
+        interval = percentile_interval(float(found[0]), found[1:], design.configurations)
+        values[i, j] = values[j, i] = interval.value
+        brackets[i, j] = brackets[j, i] = not (interval.low > 0 or interval.high < 0)
+    labels = [labelled(frame, key) for key in keys]
+    figure, (axes,) = new_figure(0.26 * len(keys) + 2.0, look)
+    with styled(look):
+        image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(keys)), labels, rotation=50, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(keys)), labels)
+        axes.grid(False)
+        for row, column in np.ndindex(*values.shape):
+            if row != column and look.panels >= 4:
+                text = f"{values[row, column]:.2f}".replace("0.", ".")
+                axes.text(column, row, f"({text})" if brackets[row, column] else text, ha="center", va="center", fontsize=6,
+                          color="white" if abs(values[row, column]) > 0.6 else CELL_INK)  # fmt: skip
+        figure.colorbar(image, ax=axes, label=f"Spearman ({len(table)} checkpoints)", shrink=0.8)
     return figure
 
 

@@ -113,3 +113,32 @@ def _curve(panel: Axes, curve: pd.DataFrame, label: str, style: dict[str, str]) 
         **style,
     )
     tell(drawn[0], [f"{label}, strength {s:.3g}\n{t}" for s, t in zip(curve["strength"], values_of(curve), strict=True)])
+
+
+def views_sheet(tiles: pd.DataFrame, look: Look = PAGE) -> Figure | None:
+    """Images beside their views, amplitudes and phases, a row an image.
+
+    Args:
+        tiles: of :func:`ssa_analysis.data.sheet.view_tiles`.
+    """
+    if tiles.empty:
+        return None
+    titles, rows = list(dict.fromkeys(tiles["column"])), sorted(tiles["row"].unique())
+    height, width = tiles["pixels"].iloc[0].shape[:2]
+    gap = max(1, round(width / 12))
+    sheet = np.full((len(rows) * (height + gap) - gap, len(titles) * (width + gap) - gap, 4), 0, np.uint8)
+    for tile in tiles.itertuples():
+        top, left = rows.index(tile.row) * (height + gap), titles.index(tile.column) * (width + gap)
+        sheet[top : top + height, left : left + width, :3] = tile.pixels
+        sheet[top : top + height, left : left + width, 3] = 255  # the gaps have no colour: the page shows through
+    figure, (axes,) = new_figure(look.width * sheet.shape[0] / sheet.shape[1] + 0.9, look)
+    with styled(look):
+        axes.imshow(sheet, interpolation="nearest")
+        axes.grid(visible=False)
+        places = [k * (width + gap) + width / 2 - 0.5 for k in range(len(titles))]
+        axes.set_xticks(places, titles, rotation=40, ha="left", rotation_mode="anchor")
+        axes.set_yticks([])
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    return figure

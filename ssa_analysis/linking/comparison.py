@@ -59,7 +59,7 @@ def compare(frame: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 
 def _difference(a: Any, b: Any) -> dict[str, Any]:
     difference = float(b["value"] - a["value"])
-    kinds = [_kind(side) for side in (a, b)]
+    kinds = [error_kind(side) for side in (a, b)]
     if "unknown" in kinds:
         low = high = float("nan")
         error = "unknown"
@@ -81,7 +81,11 @@ def _ends(score: Any, kind: str) -> tuple[float, float]:
     return (float(score["value"]),) * 2 if kind == "exact" else (float(score["low"]), float(score["high"]))
 
 
-def _kind(score: Any) -> str:
+def error_kind(score: Any) -> str:
+    """How a score's error is known, from its value, stderr, low, high and settings.
+
+    ``standard error``, ``bounds`` (low and high alone), ``exact``, or ``unknown``.
+    """
     if not np.isfinite(score["value"]):
         return "unknown"
     if np.isfinite(score["stderr"]):

@@ -292,6 +292,11 @@ class Store:
         with self._explained():
             return short_names(dict(self._db.execute("SELECT sha256, path FROM checkpoints ORDER BY path").fetchall()))
 
+    def data_names(self) -> list[str]:
+        """Names of the data sets with finished scores."""
+        with self._explained():
+            return [name for (name,) in self._db.execute("SELECT DISTINCT data FROM cells WHERE status = 'ok' ORDER BY data")]
+
     def environments(self) -> dict[str, dict[str, Any]]:
         """Environment id -> content."""
         with self._explained():

@@ -43,7 +43,13 @@ from ssa_analysis.reports.names import label_of
 from ssa_analysis.reports.style import METHOD_LABELS, PALETTE, method_styles, ordered_methods
 
 METHODS = list(METHOD_LABELS)
-LINKING = ("correlations", "granulated", "predicted_accuracy", "method_contrasts")  # figures of checkpoints taken together
+LINKING = (
+    "correlations",
+    "score_correlations",
+    "granulated",
+    "predicted_accuracy",
+    "method_contrasts",
+)  # figures of checkpoints taken together
 COLOURS = {method: PALETTE[i] for i, method in enumerate(METHODS)}
 DRAWERS = {entry.name: entry.draw for entry in FIGURES}
 

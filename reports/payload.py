@@ -1,0 +1,45 @@
+"""Data that a page carries for its script: JSON, compressed, as letters that mean nothing to a parser of HTML."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from typing import Any
+
+DIGITS = 5  # significant ones, of numbers that are drawn
+
+
+def packed(content: Any) -> str:
+    """Base64 of gzip of JSON; numbers that are not finite become null. The same content always gives the same letters."""
+    text = json.dumps(plain_json(content), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
+
+
+def plain_json(content: Any) -> Any:
+    """The same with plain lists, dictionaries and numbers, and null where a number is not finite."""
+    if isinstance(content, dict):
+        return {str(key): plain_json(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [plain_json(value) for value in content]
+    if isinstance(content, bool) or content is None or isinstance(content, str):
+        return content
+    if hasattr(content, "tolist"):  # of numpy
+        return plain_json(content.tolist())
+    if isinstance(content, int):
+        return content
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    return str(content)
+
+
+def short(values: Any, digits: int = DIGITS) -> Any:
+    """Numbers, in lists at any depth, to ``digits`` significant ones; None where they are not finite or missing."""
+    if isinstance(values, list | tuple):
+        return [short(value, digits) for value in values]
+    if hasattr(values, "tolist"):
+        return short(values.tolist(), digits)
+    if isinstance(values, bool) or not isinstance(values, int | float):
+        return None if values is None else values
+    return float(f"{values:.{digits}g}") if math.isfinite(values) else None
