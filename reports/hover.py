@@ -56,7 +56,7 @@ def _told(axes: Axes) -> Iterator[tuple[float, float, str]]:
     """Data coordinates and text of everything in an axes that has a value to tell."""
     yield from getattr(axes, "hover_places", [])
     for line in axes.lines:
-        if line.get_transform() == axes.transData:  # not a line across the whole panel
+        if line.get_transform() is axes.transData:  # not a line across the whole panel
             x, y = (np.asarray(v, float) for v in line.get_data(orig=False))
             step = 1 if hasattr(line, "hover_texts") else max(1, len(x) // MOST)
             yield from _points(axes, line, x, y, step)

@@ -21,7 +21,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 METHOD_LABELS = {name: row.label for name, row in METHODS.items()}
 METHOD_ORDER = tuple(METHOD_LABELS)
 UNKNOWN = "unknown"
-CELL_INK = "#010101"  # black that stays black in the dark: letters on a coloured cell
+CELL_INK, CELL_WHITE = "#010101", "#fefefe"  # letters on a coloured cell, which stay as they are in the dark
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ssa_analysis.reports.hover import tell
 from ssa_analysis.reports.names import KEY_SCORES, labelled
 from ssa_analysis.reports.style import (
     CELL_INK,
+    CELL_WHITE,
     METHOD_ORDER,
     PAGE,
     Look,
@@ -142,7 +143,7 @@ def score_correlations(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
             if row != column and look.panels >= 4:
                 text = f"{values[row, column]:.2f}".replace("0.", ".")
                 axes.text(column, row, f"({text})" if brackets[row, column] else text, ha="center", va="center", fontsize=6,
-                          color="white" if abs(values[row, column]) > 0.6 else CELL_INK)  # fmt: skip
+                          color=CELL_WHITE if abs(values[row, column]) > 0.6 else CELL_INK)  # fmt: skip
         figure.colorbar(image, ax=axes, label=f"Spearman ({len(table)} checkpoints)", shrink=0.8)
     return figure
 
@@ -168,7 +169,7 @@ def granulated(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
             if np.isfinite(values[row, column]):
                 dark = abs(values[row, column]) > 0.6
                 axes.text(column, row, f"{values[row, column]:+.2f}", ha="center", va="center", fontsize=7,
-                          color="white" if dark else CELL_INK)  # fmt: skip
+                          color=CELL_WHITE if dark else CELL_INK)  # fmt: skip
         figure.colorbar(image, ax=axes, label=f"Kendall with {_target_label(frame)}", shrink=0.8)
         axes.set_xlabel("the setting that varies")
     return figure

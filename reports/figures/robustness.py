@@ -11,6 +11,7 @@ from ssa_analysis.reports.figures.frames import hide_rest, interval_text, lowest
 from ssa_analysis.reports.hover import tell, tell_grid
 from ssa_analysis.reports.style import (
     CELL_INK,
+    CELL_WHITE,
     PAGE,
     Look,
     method_label,
@@ -108,7 +109,7 @@ def corruption_heatmap(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
         tell_grid(axes, np.arange(values.shape[1]), np.arange(len(tables)), told)
         if len(tables) <= WRITTEN_ROWS and look.panels >= 4:
             for (y, x), value in np.ndenumerate(values):
-                ink = "white" if image.norm(value) < 0.55 else CELL_INK
+                ink = CELL_WHITE if image.norm(value) < 0.55 else CELL_INK
                 axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=ink)
         figure.colorbar(image, ax=axes, label="accuracy", fraction=0.03, pad=0.01)
         axes.set_xlabel(f"mean over five severities, in %; {_origin(rows)}")

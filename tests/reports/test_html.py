@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ssa_analysis.reports import html as module
-from ssa_analysis.reports.figures import FIGURES
-from ssa_analysis.reports.html import write_report
+from ssa_analysis.reports.figures import FIGURES, TRAINING_CURVES
+from ssa_analysis.reports.html import SCRIPTS, write_report
 
 from ssa_analysis.errors import DataError, OutputError, StoreError
 from ssa_analysis.running.store import Store
@@ -29,13 +33,18 @@ class Page(HTMLParser):
         self.text = ""
         self._table: list[list[str]] = []
         self._inside = ""
-        self.feed(path.read_text(encoding="utf-8"))
+        self._name = ""
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         self._inside = tag
-        if tag == "table":
-            self._table = self.tables.setdefault(str(dict(attrs)["id"]), [])
+        about = dict(attrs)
+        if tag == "div" and about.get("class") == "table":
+            self._name = str(about["id"])
+        elif tag == "table":
+            self._table = self.tables.setdefault(self._name, [])
         elif tag == "tr":
             self._table.append([])
         elif tag in ("td", "th"):
@@ -54,8 +63,15 @@ class Page(HTMLParser):
         return sum(name == tag for name, _ in self.tags)
 
     @property
-    def images(self) -> list[bytes]:
-        return [base64.b64decode(str(a["src"]).split("base64,")[1]) for name, a in self.tags if name == "img"]
+    def figures(self) -> list[str]:
+        """Names of the figures."""
+        return [str(a["id"]) for name, a in self.tags if name == "figure"]
+
+    @property
+    def payloads(self) -> dict[str, dict[str, Any]]:
+        """Name of a card -> its content."""
+        found = re.findall(r'data-card="([0-9a-f]+)">([^<]*)<', self.source)
+        return {name: json.loads(gzip.decompress(base64.b64decode(letters))) for name, letters in found}
 
 
 @pytest.fixture
@@ -71,15 +87,16 @@ def full_report(report_of_all: Callable[[Path], Path], tmp_path_factory: pytest.
 
 def test_a_full_report_has_every_figure_and_table(full_report: Path) -> None:
     page = Page(full_report)
-    assert len(page.images) == len(FIGURES)
-    assert all(b"<svg" in image for image in page.images)
+    assert sorted(page.figures) == sorted(entry.name for entry in FIGURES)
+    assert page.count("svg") == len(FIGURES)
     assert len(page.tables["table-summary"]) == 1 + 8
     assert len(page.tables["table-bounds"]) == 1 + 72
     assert len(page.tables["table-scores"]) == 1 + 8 * 53
     assert len(page.tables["table-checkpoints"]) == 1 + 8
     assert "table-failures" not in page.tables
     assert sum(name == "li" for name, _ in page.tags) >= 5
-    assert "8 checkpoints scored on " in page.text
+    assert all(fact in page.text for fact in ("Scores on digits", "8 checkpoints", "4 methods", f"{8 * 53} scores"))
+    assert "failed" not in page.text
     files = sorted(p.name for p in (full_report.parent / "figures").iterdir())
     assert files == sorted(f"{entry.name}.{kind}" for entry in FIGURES for kind in ("png", "pdf"))
     assert (full_report.parent / "figures" / "eigenvalues.png").read_bytes().startswith(b"\x89PNG")
@@ -101,21 +118,35 @@ def test_the_page_says_what_the_checkpoints_are_and_how_it_was_measured(full_rep
     assert "Hessian eigenvalues, trace, norms and spectral density" in page.text
 
 
-def test_numbers_can_be_sorted_as_numbers(full_report: Path) -> None:
-    source = full_report.read_text()
-    assert re.search(r'<td data-number="0\.7">0\.7</td>', source)
-    assert 'data-number="nan"' not in source
-    assert 'data-number="True"' not in source
-
-
 def test_links_of_the_page_lead_somewhere(full_report: Path) -> None:
     page = Page(full_report)
     ids = [a["id"] for _, a in page.tags if "id" in a]
     targets = [str(a["href"])[1:] for name, a in page.tags if name == "a"]
-    assert len(targets) == len(FIGURES)
-    assert set(targets) <= set(ids)
-    assert len(set(ids)) == len(ids)
-    assert all(a.get("alt") for name, a in page.tags if name == "img")
+    assert set(targets) - set(ids) == {""}  # to the top
+    assert {"findings", "group-1", "checkpoints", "method"} <= set(targets)
+    own = [identity for identity in ids if not re.fullmatch(r"[A-Za-z]+[0-9a-f]{5,}|\w+-[0-9a-f]+", identity)]  # not of drawings
+    assert len(set(own)) == len(own) > len(FIGURES)
+    assert all(a.get("aria-label") for name, a in page.tags if a.get("role") == "img")
+
+
+def test_names_within_drawings_stand_for_the_same_thing_everywhere(full_report: Path) -> None:
+    """Drawings share the page's names: a reference may find the twin in another drawing, which must look the same."""
+    seen: dict[str, str] = {}
+    for name, content in re.findall(r'<(?:path|clipPath) id="([^"]+)"(.*?)/?>', Page(full_report).source, re.DOTALL):
+        assert seen.setdefault(name, " ".join(content.split())) == " ".join(content.split()), name
+    assert len(seen) > 50
+
+
+def test_every_checkpoint_has_a_card(full_report: Path) -> None:
+    cards = Page(full_report).payloads
+    assert len(cards) == 8
+    card = next(c for c in cards.values() if c["name"] == "simclr-s0")
+    assert card["sha256"].startswith(next(k for k, c in cards.items() if c is card))
+    assert (card["method"], card["architecture"], card["weights"]) == ("SimCLR", "convnet, width 4", 1740)
+    assert len(card["scores"]) == 53
+    accuracy = next(row for row in card["key"] if row["key"] == "downstream.probe_accuracy")
+    assert accuracy == {"key": "downstream.probe_accuracy", "label": "probe accuracy", "better": "high",
+                        "text": "0.7000 ± 0.0050", "rank": 8, "of": 8}  # fmt: skip
 
 
 def test_nothing_is_fetched_from_anywhere(full_report: Path) -> None:
@@ -126,13 +157,25 @@ def test_nothing_is_fetched_from_anywhere(full_report: Path) -> None:
         for key in ("src", "href", "data", "action", "poster", "srcset"):
             value = attributes.get(key) or ""
             assert value.startswith(("data:image/svg+xml;base64,", "#")) or not value, value
-    source = full_report.read_text()
+    (policy,) = [str(a["content"]) for name, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
+    assert "http" not in policy
+    source = re.sub(r"<script>.*?</script>", "", page.source, flags=re.DOTALL)
+    source = re.sub(r'xmlns(:\w+)?="[^"]*"', "", source)  # names of XML vocabularies are no addresses
     assert "http://" not in source
     assert "https://" not in source
     assert "@import" not in source
     assert not re.search(r"url\(\s*[\"']?(?!#|data:)", source)
-    for image in page.images:  # names of XML vocabularies are no addresses; references would be
-        assert re.findall(rb"(?:href|src)=\"(?!#|data:)[^\"]*\"", image) == []
+    assert re.findall(r"(?:href|src)=\"(?!#|data:)[^\"]*\"", source) == []
+
+
+def test_every_script_is_one_that_the_page_allows(full_report: Path) -> None:
+    page = Page(full_report)
+    (policy,) = [str(a["content"]) for name, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    scripts = re.findall(r"<script>(.*?)</script>", page.source, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert len(digests) == len(SCRIPTS)
+    assert all(f"'sha256-{digest}'" in policy for digest in digests)
 
 
 def test_two_reports_of_the_same_scores_are_the_same_bytes(
@@ -156,7 +199,7 @@ def test_an_empty_store(store: Store, tmp_path: Path, page_of: Callable[[Store],
     assert "Nothing to report" in page.text
     assert "0 checkpoints" in page.text
     assert "failed" not in page.text
-    assert (page.images, page.tables) == ([], {})
+    assert (page.figures, page.tables, page.payloads) == ([], {}, {})
     assert list((tmp_path / "report" / "tables").iterdir()) == []
 
 
@@ -168,7 +211,10 @@ def test_a_store_with_failures_only(
     assert "Nothing to report" in page.text
     assert "What was tried and failed is listed below." in page.text
     assert page.tables["table-failures"][1] == ["runs/a/last.pt", "digits", "curvature", f"it broke: {HOSTILE}"]
-    assert page.count("script") == 1
+    assert page.count("script") == len(SCRIPTS) + 2  # the index and a card besides
+    (card,) = page.payloads.values()
+    assert card["failures"] == [["curvature", f"it broke: {HOSTILE}"]]
+    assert card["scores"] == []
 
 
 def test_failures_beside_scores(
@@ -189,8 +235,9 @@ def test_one_checkpoint(
 ) -> None:
     fill_store(store, "only", "simclr", [s for s in scores_for(0) if s.measure in ("downstream", "curvature")])
     page = page_of(store)
-    assert "1 checkpoint scored on" in page.text
-    assert len(page.images) == 3  # the scatter, the eigenvalues and their density, but no correlations
+    assert "1 checkpoint" in page.text
+    assert "1 checkpoints" not in page.text
+    assert len(page.figures) == 3  # the scatter, the eigenvalues and their density, but no correlations
     assert "correlations need at least 4" in page.text
     assert "table-links" not in page.tables
 
@@ -202,7 +249,7 @@ def test_four_checkpoints_with_nothing_but_accuracy(
         fill_store(store, f"c{number}", "simclr", scores_for(number)[:1])
     page = page_of(store)
     assert len(page.tables["table-summary"]) == 5
-    assert page.images == []
+    assert page.figures == []
 
 
 def test_foreign_text_is_only_text(
@@ -212,7 +259,7 @@ def test_foreign_text_is_only_text(
     fill_store(store, name, HOSTILE, scores_for(0)[:3], data=HOSTILE)
     page = page_of(store)
     assert page.tables["table-summary"][1][:2] == [name, HOSTILE]
-    assert page.count("script") == 1  # our own
+    assert page.count("script") == len(SCRIPTS) + 2  # our own, the index, a card
     assert page.count("h1") == 1
     assert [v for _, a in page.tags for k, v in a.items() if k.startswith("on")] == []
     assert "<script>document" not in (tmp_path / "report" / "index.html").read_text()
@@ -241,4 +288,5 @@ def test_a_folder_that_cannot_be_made(store: Store, tmp_path: Path) -> None:
 def test_the_steps_are_told(store: Store, tmp_path: Path) -> None:
     steps: list[str] = []
     write_report(store, tmp_path / "report", on_step=steps.append)
-    assert steps == ["links", *(entry.title for entry in FIGURES), "tables"]
+    titles = [entry.title for entry in (*FIGURES, TRAINING_CURVES)]
+    assert steps == ["links", *titles, "tables", "page"]
