@@ -67,7 +67,7 @@ def _told(axes: Axes) -> Iterator[tuple[float, float, str]]:
     for patch in axes.patches:
         if isinstance(patch, Rectangle) and hasattr(patch, "hover_texts"):
             yield patch.get_x() + patch.get_width() / 2, patch.get_y() + patch.get_height() / 2, patch.hover_texts[0]
-    for image in axes.images:
+    for image in () if hasattr(axes, "hover_places") else axes.images:
         yield from _cells(axes, image)
 
 
