@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,11 +31,13 @@ class Look:
 
     Attributes:
         width: inches. font: points of labels and titles; ticks and legends are a point smaller. panels: most side by side.
+        tallest: inches; figures of many rows are pressed into it.
     """
 
     width: float = 6.75
     font: float = 9.0
     panels: int = 4
+    tallest: float = 14.0
 
     def grid(self, count: int, columns: int | None = None) -> tuple[int, int]:
         """Rows and columns for ``count`` panels, with at most ``columns`` (default ``panels``) side by side where they fit."""
@@ -43,18 +46,26 @@ class Look:
 
     def fitted(self, name: str, columns: int = 1) -> str:
         """A checkpoint's name, its middle left out where a panel, one of ``columns``, is too narrow for it."""
-        room = int(0.86 * self.width / columns / (self.font * 0.6 / 72))
+        room = self._letters(columns)
         return plain(name if len(name) <= room else f"{name[: (room - 1) // 2]}…{name[-(room // 2) :]}")
+
+    def wrapped(self, text: str, columns: int = 1) -> str:
+        """A label broken into lines that a panel, one of ``columns``, has room for."""
+        return textwrap.fill(text, max(8, self._letters(columns)), break_on_hyphens=False)
+
+    def _letters(self, columns: int) -> int:
+        """How many letters of ``font`` a panel is wide."""
+        return int(0.84 * (self.width - 0.5) / columns / (self.font * 0.6 / 72))
 
 
 PAGE = Look()
 # widths of text and columns in the venues' own style files
 SIZES = {
     "page": PAGE,
-    "neurips": Look(5.5, 8.0, 4),
-    "iclr": Look(5.5, 8.0, 4),
-    "icml": Look(6.75, 8.0, 4),
-    "icml-column": Look(3.25, 7.0, 2),
+    "neurips": Look(5.5, 8.0, 4, 9.0),
+    "iclr": Look(5.5, 8.0, 4, 9.0),
+    "icml": Look(6.75, 8.0, 4, 9.0),
+    "icml-column": Look(3.25, 7.0, 2, 9.0),
 }
 
 
@@ -72,7 +83,7 @@ def styled(look: Look = PAGE) -> Iterator[None]:
 def new_figure(height: float, look: Look = PAGE, *, rows: int = 1, columns: int = 1, **grid: object) -> tuple[Figure, list[Axes]]:
     """A figure of ``height`` inches without pyplot, and its axes row by row."""
     with styled(look):
-        figure = Figure(figsize=(look.width, height))
+        figure = Figure(figsize=(look.width, min(height, look.tallest)))
         axes = figure.subplots(rows, columns, squeeze=False, **grid)
     return figure, list(axes.ravel())
 

@@ -133,7 +133,7 @@ def bound_against_truth(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None
             panel.set_title(BOUNDS[name])
         hide_rest(axes, len(panels))
         for panel in lowest_panels(axes, len(panels), shape[1]):
-            panel.set_xlabel("mean classifier's loss (nats)")
+            panel.set_xlabel(look.wrapped("mean classifier's loss (nats)", shape[1]))
         for panel in axes[:: shape[1]]:
             panel.set_ylabel("bound (nats)")
         legend_of_methods(figure, frame, methods, look, linestyle="none")

@@ -89,7 +89,7 @@ def _panel_a_method(
             for name, _, arrays in (c for c in curves if c[1] == method):
                 draw(panel, name, arrays, styles[method])
             panel.set_title(look.fitted(method_label(method), columns))
-            panel.set_xlabel(x_label)
+            panel.set_xlabel(look.wrapped(x_label, columns))
         _finish_panels(axes, len(methods), columns)
         axes[0].set_ylabel(loss_label(rows))
     return figure
@@ -225,9 +225,9 @@ def _contours(
             panel.grid(visible=False)
         _finish_panels(axes, len(surfaces), columns)
         for panel in axes[max(0, len(surfaces) - columns) : len(surfaces)]:
-            panel.set_xlabel(labels[0])
+            panel.set_xlabel(look.wrapped(labels[0], columns))
         for panel in axes[: len(surfaces) : columns]:
-            panel.set_ylabel(labels[1])
+            panel.set_ylabel(look.wrapped(labels[1], columns))
         _colour_bar(figure, axes, norm, label, 0.8)
     return figure
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 
 import numpy as np
 import pandas as pd
@@ -71,7 +70,7 @@ def score_scatter(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
         for panel, (key, rows) in zip(axes, panels.items(), strict=False):
             labels = (labelled(frame, key), "probe accuracy")
             points_by_method(panel, rows, target.loc[rows["sha256"]], method_styles(frame), labels)
-            panel.set_xlabel(textwrap.fill(labels[0], 26, break_on_hyphens=False))
+            panel.set_xlabel(look.wrapped(labels[0], columns))
         hide_rest(axes, len(panels))
         for panel in axes[::columns]:
             panel.set_ylabel("probe accuracy")
@@ -105,7 +104,7 @@ def correlations(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
         axes.set_yticks(places, [labelled(frame, k) for k in keys[::-1]])
         axes.set_xlim(-1.05, 1.05)
         label = f"Spearman correlation with {_target_label(frame)} ({max(link.n for link in chosen)} checkpoints)"
-        axes.set_xlabel(textwrap.fill(label, round(12 * look.width)))
+        axes.set_xlabel(look.wrapped(label))
         if len(rows) > 1:
             handles = [Line2D([], [], marker="o", linestyle="none", color=colour, label=label) for label, colour, _ in rows]
             figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -205,7 +204,7 @@ def predicted_accuracy(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
         axes.set_xlim(lowest - 0.05, 1.02)
         axes.set_yticks(range(len(names)), names)
         label = f"R² of predicted {_target_label(frame)}; 0: no better than the mean of the others"
-        axes.set_xlabel(textwrap.fill(label, round(12 * look.width)))
+        axes.set_xlabel(look.wrapped(label))
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
@@ -246,7 +245,7 @@ def method_contrasts(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
                 drawn = panel.errorbar(interval.value, place, xerr=bars, markersize=4, linestyle="none", **styles[method])
                 tell(drawn[0], [f"{method_label(method)}\n{label}: {interval_text(interval.value, interval.low, interval.high)}"])
             panel.axvline(0, color="black", linewidth=0.8)
-            panel.set_xlabel(textwrap.fill(label, 18, break_on_hyphens=False), fontsize=7)
+            panel.set_xlabel(look.wrapped(label, columns), fontsize=look.font - 2)
             panel.tick_params(axis="x", labelsize=6)
             panel.margins(y=0.3)
         axes[0].set_yticks(range(len(methods)), [method_label(m).replace(" + ", "\n+ ") for m in methods])

@@ -112,7 +112,7 @@ def corruption_heatmap(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
                 ink = CELL_WHITE if image.norm(value) < 0.55 else CELL_INK
                 axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=ink)
         figure.colorbar(image, ax=axes, label="accuracy", fraction=0.03, pad=0.01)
-        axes.set_xlabel(f"mean over five severities, in %; {_origin(rows)}")
+        axes.set_xlabel(look.wrapped(f"mean over five severities, in %; {_origin(rows)}"))
     return figure
 
 

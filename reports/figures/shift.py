@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from ssa_analysis.reports.figures.frames import (
     error_bars,
     hide_rest,
@@ -123,7 +124,9 @@ def null_histograms(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
             panel.axvline(row.value, color="#D55E00", linewidth=1.2)
             said = f"{checkpoint}\nMMD² {statistic}: {row.value:.4g}, p {row.settings['p_value']:.2g}"
             tell_grid(panel, np.array([row.value]), np.array([np.mean(panel.get_ylim())]), [[said]])
-            panel.set_title(f"{statistic.replace('_', ' ')}\np = {row.settings['p_value']:.2g}")
+            name = look.wrapped(statistic.replace("_", " "), len(STATISTICS))
+            panel.set_title(f"{name}\np = {row.settings['p_value']:.2g}")
+            panel.xaxis.set_major_locator(MaxNLocator(3))
             panel.set_yticks([])
             panel.tick_params(axis="x", labelsize=5)
             panel.xaxis.get_offset_text().set_fontsize(5)
@@ -151,6 +154,7 @@ def pair_map(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
                 (line,) = panel.plot(x, y, color=color, linewidth=0.5, alpha=0.6, marker="o", markersize=1.8)
                 tell(line, [f"{law} pair {k + 1}" for k in range(len(ends)) for _ in range(3)])
                 panel.set_title(f"{look.fitted(name, 2)}\n{law} pairs")
-                panel.set_xlabel(f"component 1 (both: {arrays['map_share']:.0%} of the variance)", fontsize=7)
+                share = f"component 1 (both: {arrays['map_share']:.0%} of the variance)"
+                panel.set_xlabel(look.wrapped(share, 2), fontsize=look.font - 1)
             panels[0].set_ylabel("component 2")
     return figure

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import pandas as pd
 from matplotlib.figure import Figure
 from ssa_analysis.reports.figures.frames import (
@@ -57,7 +55,7 @@ def training_curves(history: pd.DataFrame, look: Look = PAGE) -> Figure | None:
                 marked = {"marker": styles[str(method)]["marker"], "markersize": 3} if len(line) <= 12 else {}
                 drawn = panel.errorbar(line["epoch"], line["value"], error_bars(line), **style, **marked)
                 tell(drawn[0], [f"{t}\nepoch {e:g}" for t, e in zip(named_values(line, label), line["epoch"], strict=True)])
-            panel.set_ylabel(textwrap.fill(label, 24, break_on_hyphens=False))
+            panel.set_ylabel(look.wrapped(label, columns))
         hide_rest(axes, len(names))
         for panel in lowest_panels(axes, len(names), columns):
             panel.set_xlabel("epoch")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 
 import numpy as np
 import pandas as pd
@@ -64,7 +63,7 @@ def views_ranking(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
             for recipe in shown[shown["name"] == "recipe"].itertuples():
                 panel.axvline(recipe.value, color="black", linewidth=0.8)
             panel.set_title(look.fitted(name, shape[1]))
-            panel.set_xlabel(textwrap.fill(LABEL, 30), fontsize=7)
+            panel.set_xlabel(look.wrapped(LABEL, shape[1]), fontsize=look.font - 1)
         handles = [Line2D([], [], linestyle="none", label=g, **styles[g]) for g in GROUPS]
         handles.append(Line2D([], [], color="#666666", linestyle=":", label="class oracle"))
         handles.append(Line2D([], [], color="black", linewidth=0.8, label="the recipe itself"))

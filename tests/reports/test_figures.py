@@ -35,6 +35,7 @@ from ssa_analysis.reports.figures.linking import (
     granulated,
     method_contrasts,
     predicted_accuracy,
+    score_correlations,
     score_scatter,
 )
 from ssa_analysis.reports.figures.robustness import contact_sheet, corruption_angles, corruption_curves, corruption_heatmap
@@ -606,3 +607,50 @@ def test_odd_names_are_drawn_as_they_are(name: str, frame: pd.DataFrame) -> None
     every = ("landscape_surfaces", "pair_similarities", "pair_differences", "margins", "bound_waterfall")
     joined = "\n".join(texts)
     assert all(odd in joined for odd in (ODD if name in every else ODD[:1]))
+
+
+def test_correlations_among_scores(frame: pd.DataFrame) -> None:
+    """The fixture's scores rise or fall together, so that every coefficient is 1 or -1."""
+    (axes,) = panels(score_correlations(frame))
+    labels = [t.get_text() for t in axes.get_yticklabels()]
+    assert labels == [t.get_text() for t in axes.get_xticklabels()]
+    assert labels[:2] == ["probe accuracy", "kNN accuracy"]
+    values = np.asarray(axes.images[0].get_array())
+    accuracy, sharpness = labels.index("probe accuracy"), labels.index("largest eigenvalue (nats)")
+    assert values[accuracy, sharpness] == pytest.approx(-1)
+    assert (values == values.T).all()
+    assert np.diag(values).tolist() == [1.0] * len(labels)
+    written = {t.get_position(): t.get_text() for t in axes.texts}
+    assert written[sharpness, accuracy] == "-1.00"
+    assert (accuracy, accuracy) not in written
+
+
+def test_an_undecided_correlation_stands_in_brackets(make_table: Callable[..., pd.DataFrame]) -> None:
+    names = [f"c{i}" for i in range(8)]
+    mixed = dict(zip(names, [3.0, 8.0, 1.0, 6.0, 2.0, 7.0, 4.0, 5.0], strict=True))
+    rising = {name: float(i) for i, name in enumerate(names)}
+    table = make_table(downstream__probe_accuracy=rising, curvature__lambda_max=rising, curvature__trace=mixed)
+    (axes,) = panels(score_correlations(table))
+    written = {t.get_position(): t.get_text() for t in axes.texts}
+    assert written[1, 0] == "1.00"
+    assert written[2, 0].startswith("(")
+    assert written[2, 0] == written[0, 2]
+
+
+def test_a_method_keeps_its_colour_where_others_are_missing(frame: pd.DataFrame) -> None:
+    """A method of other people is the fifth in all figures, also where the one before it has nothing to show."""
+    frame["method"] = frame["method"].replace({"simclr": "byol", "simclr-sam": "moco"})
+    without = frame[~((frame["measure"] == "curvature") & (frame["method"] == "byol"))]
+    assert legend_of(score_scatter(without))["moco"] == legend_of(eigenvalues(without))["moco"] == PALETTE[5].lower()
+
+
+def test_one_kind_of_rows_stands_on_its_labels(make_table: Callable[..., pd.DataFrame]) -> None:
+    """Without settings there is no second row of points, and the first is not moved aside."""
+    names = [f"c{i}" for i in range(6)]
+    table = make_table(
+        downstream__probe_accuracy={n: float(i) for i, n in enumerate(names)},
+        curvature__lambda_max={n: float(i % 4) for i, n in enumerate(names)},
+    )
+    (axes,) = panels(correlations(table))
+    (points,) = [c for c in axes.collections if c.get_label() == "all checkpoints"]
+    assert points.get_offsets()[:, 1].tolist() == axes.get_yticks().tolist()
