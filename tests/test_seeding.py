@@ -52,3 +52,12 @@ def test_generators_of_one_seed_and_purpose_agree() -> None:
     assert not torch.equal(torch.rand(4, generator=generator(3, "views")), draw)
     with seeded(3, "noise"):
         assert torch.equal(torch.rand(4), draw)
+
+
+def test_seeded_on_the_cpu_leaves_the_generators_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or scores of a network in training would give its dropout the same draws after every record."""
+    touched: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", touched.append)
+    with seeded(0, "block"):
+        pass
+    assert not touched

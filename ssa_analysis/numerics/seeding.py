@@ -26,12 +26,16 @@ def generator(seed: int, *keys: object, device: torch.device | str = "cpu") -> t
 
 @contextmanager
 def seeded(seed: int, *keys: object, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's global generators inside the block and restore them after it.
+    """Seed torch's global generators, of the CPU and of ``device``, inside the block and restore them after it.
 
-    For libraries that take no generator (kornia's augmentations, module initialisation).
+    For libraries that take no generator (kornia's augmentations, module initialisation). The generators of other devices
+    are left alone, which ``torch.manual_seed`` would not do.
     """
     device = torch.device(device)
     devices = [device.index if device.index is not None else torch.cuda.current_device()] if device.type == "cuda" else []
+    value = derive_seed(seed, *keys)
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(seed, *keys))
+        torch.default_generator.manual_seed(value)
+        for index in devices:
+            torch.cuda.default_generators[index].manual_seed(value)
         yield
