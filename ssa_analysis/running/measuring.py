@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import MeasureError, SSAError
 from ssa_analysis.measures.base import Measure, MeasureSettings
 from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.numerics.precision import full_precision
 from ssa_analysis.scores import Score
 
 
@@ -41,13 +43,15 @@ class Measured:
 
 
 def run_measure(row: Measure, settings: MeasureSettings | Mapping[str, Any], encoder: Encoder, data: Data) -> Measured:
-    """Run a measure and check what it returns; what it raises is part of the result."""
+    """Run a measure in full precision and check what it returns; what it raises is part of the result."""
     started = time.perf_counter()
     try:
         made = settings if isinstance(settings, MeasureSettings) else row.make_settings(settings)
-        scores = row.function(encoder, data, made)
+        with full_precision():
+            scores = row.function(encoder, data, made)
         check_storable(scores)
     except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # they hold graphs, for which the next measure has a use
         return Measured(seconds=time.perf_counter() - started, error=error)
     return Measured(scores, time.perf_counter() - started)
 
