@@ -95,7 +95,10 @@ def probe_as_layer(encoder: Encoder, data: Data, seed: int) -> nn.Linear:
     """The linear probe of the raw features, its standardisation folded into weights and bias."""
     probe = fit_probe(encoder, data, seed)
     weight = probe.classifier.weight * probe.scale
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device=encoder.device, dtype=next(encoder.parameters()).dtype)
+    # without an initialisation, which would draw from the global generator
+    layer: nn.Linear = nn.utils.skip_init(
+        nn.Linear, weight.shape[1], weight.shape[0], device=encoder.device, dtype=next(encoder.parameters()).dtype
+    )
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(probe.classifier.bias - weight @ probe.mean)

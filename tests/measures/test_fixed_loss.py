@@ -116,6 +116,12 @@ class TestSupervised:
         h = encoder.features(digits.images_of("held-out")[:50])
         torch.testing.assert_close(layer(h), fit_probe(encoder, digits, 0).logits(h), rtol=1e-9, atol=1e-9)
 
+    def test_the_probe_layer_draws_nothing_from_the_global_generator(self, digits: Data, encoder: Encoder) -> None:
+        """Or a training that is scored on the way would go on with other draws."""
+        state = torch.get_rng_state()
+        probe_as_layer(encoder, digits, 0)
+        assert torch.equal(torch.get_rng_state(), state)
+
     def test_the_probe_is_fitted_once_for_each_seed(self, digits: Data, encoder: Encoder) -> None:
         def bias(seed: int) -> Tensor:
             return fixed_operator(encoder, digits, replace(SUPERVISED, seed=seed)).parameters[-1]
