@@ -4,6 +4,10 @@ Every run is a process of its own with one thread. Seconds are the processor tim
 after imports and set-up, because the wall time of a shared machine says little. Memory is the peak resident size during
 the work less the resident size before it.
 
+With ``--device cuda`` seconds are wall time, from the moment the GPU has nothing to do to the moment it has done the work,
+and memory is what torch's allocator held at most, less what it held before. All runs then share one process, in which a
+first round of each comparison loads what is loaded lazily and is not counted.
+
     python benchmarks/common.py ROWS.json [ROWS.json ...]
 
 prints what a benchmark wrote with ``--json`` as a Markdown table.
@@ -12,6 +16,7 @@ prints what a benchmark wrote with ``--json`` as a Markdown table.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 import os
@@ -45,6 +50,7 @@ class Row:
     peer_peak_mib: float = NAN
     ours_products: float = NAN
     peer_products: float = NAN
+    device: str = "cpu"
 
     def to_json(self) -> str:
         """One object; what is not a number is null."""
@@ -63,7 +69,11 @@ def print_rows(rows: Iterable[Row], as_json: bool) -> None:
             print(row.to_json(), flush=True)
             continue
         pairs = "  ".join(f"{c} {_cell(getattr(row, f'ours_{c}'))} : {_cell(getattr(row, f'peer_{c}'))}" for c in columns)
-        print(f"{row.work} | ours : {row.peer}\n    {pairs}  ratio {_cell(row.ratio)}", flush=True)
+        print(f"{row.work}{_on(row.device)} | ours : {row.peer}\n    {pairs}  ratio {_cell(row.ratio)}", flush=True)
+
+
+def _on(device: str) -> str:
+    return "" if device == "cpu" else f", on {device}"
 
 
 def _markdown_number(value: float | None) -> str:
@@ -79,7 +89,7 @@ def print_markdown(names: Sequence[str]) -> None:
     for row in (json.loads(line) for name in names for line in Path(name).read_text().splitlines()):
         pairs = [f"{_markdown_number(row[f'ours_{c}'])} : {_markdown_number(row[f'peer_{c}'])}" for c in columns]
         ratio = "-" if row["ratio"] is None else f"{row['ratio']:.1f}"
-        words = [row[column].replace("|", "\\|") for column in ("work", "peer")]
+        words = [text.replace("|", "\\|") for text in (row["work"] + _on(row.get("device", "cpu")), row["peer"])]
         print(f"| {' | '.join([*words, ratio, *pairs])} |")
 
 
@@ -95,14 +105,52 @@ def _resident_mib(field: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith(f"{field}:"))
 
 
-def measured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run ``work`` and add ``seconds`` of processor time and ``peak_mib`` to what it returns."""
+def clock(device: str = "cpu") -> float:
+    """Seconds: of this process's processor time, or, once the GPU has nothing left to do, of the wall clock."""
+    if device == "cpu":
+        return time.process_time()
+    import torch
+
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def device_name(device: str) -> str:
+    """``cpu``, or the name of the card."""
+    if device == "cpu":
+        return device
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def measured(work: Callable[[], dict[str, Any]], device: str = "cpu") -> dict[str, Any]:
+    """Run ``work`` and add ``seconds``, ``peak_mib`` and the ``device`` to what it returns."""
+    if device != "cpu":
+        return _measured_on_gpu(work, device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
     before = _resident_mib("VmRSS")
     started = time.process_time()
     found = work()
-    return {**found, "seconds": time.process_time() - started, "peak_mib": _resident_mib("VmHWM") - before}
+    spent = time.process_time() - started
+    return {**found, "seconds": spent, "peak_mib": _resident_mib("VmHWM") - before, "device": "cpu"}
+
+
+def _measured_on_gpu(work: Callable[[], dict[str, Any]], device: str) -> dict[str, Any]:
+    import torch
+
+    from ssa_analysis.numerics.precision import full_precision
+
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    with full_precision():  # as our measures compute; the peers get the same
+        started = clock(device)
+        found = work()
+        spent = clock(device) - started
+    peak = (torch.cuda.max_memory_allocated() - before) / 2**20
+    return {**found, "seconds": spent, "peak_mib": peak, "device": device_name(device)}
 
 
 def counted_products(hessian: Any) -> list[int]:
@@ -128,20 +176,31 @@ IN_PROCESS: dict[str, Callable[[dict[str, Any]], Callable[[], dict[str, Any]]]] 
 def run_worker(script: str, request: dict[str, Any]) -> dict[str, Any]:
     """``python script --worker REQUEST`` in a fresh process with one thread; its last line is the answer."""
     if request["task"] in IN_PROCESS:
-        return measured(IN_PROCESS[request["task"]](request))
+        device = request.get("device", "cpu")
+        answer = measured(IN_PROCESS[request["task"]](request), device)
+        if device != "cpu":
+            _say(request, answer)
+        return answer
     environment = {**os.environ, **THREADS, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-W", "ignore", script, "--worker", json.dumps(request)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{request}: {done.stderr[-3000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"  {request.get('task')}: {answer['seconds']:.1f} s, {answer.get('products')} products", file=sys.stderr, flush=True)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    _say(request, answer)
     return answer
+
+
+def _say(request: dict[str, Any], answer: dict[str, Any]) -> None:
+    spent = f"{answer['seconds']:.3g} s, {answer.get('products')} products"
+    print(f"  {request.get('task')}: {spent}", file=sys.stderr, flush=True)
 
 
 def alternate(script: str, requests: Sequence[dict[str, Any]], repeats: int) -> list[list[dict[str, Any]]]:
     """Run the requests in turn, once for each seed below ``repeats``; the answers of each request, seed by seed."""
     answers: list[list[dict[str, Any]]] = [[] for _ in requests]
+    for request in requests if requests[0].get("device", "cpu") != "cpu" else ():
+        run_worker(script, {**request, "seed": repeats})  # kernels are loaded when they are first used
     for seed in range(repeats):
         for found, request in zip(answers, requests, strict=True):
             found.append(run_worker(script, {**request, "seed": seed}))
@@ -149,9 +208,10 @@ def alternate(script: str, requests: Sequence[dict[str, Any]], repeats: int) -> 
 
 
 def median(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The medians of what the answers hold of seconds, memory, products and error."""
+    """The medians of what the answers hold of seconds, memory, products and error, and their device."""
     keys = ("seconds", "peak_mib", "products", "error")
-    return {key: statistics.median(a[key] for a in answers) for key in keys if key in answers[0]}
+    found: dict[str, Any] = {key: statistics.median(a[key] for a in answers) for key in keys if key in answers[0]}
+    return {**found, "device": answers[0]["device"]}
 
 
 def compare(work: str, peer: str, ours: dict[str, Any], theirs: dict[str, Any]) -> Row:
@@ -168,6 +228,7 @@ def compare(work: str, peer: str, ours: dict[str, Any], theirs: dict[str, Any]) 
         theirs["peak_mib"],
         ours.get("products", NAN),
         theirs.get("products", NAN),
+        ours["device"],
     )
 
 
@@ -175,13 +236,15 @@ def compare(work: str, peer: str, ours: dict[str, Any], theirs: dict[str, Any]) 
 
 
 def load_images(name: str, root: str | None) -> Any:
-    """CIFAR-10 from ``root``; the bundled digits where no root is given."""
+    """CIFAR-10 from ``root``, or an ``.npz`` file; the bundled digits where neither is given."""
     from ssa_analysis.data.datasets import load_data
 
+    if name.endswith(".npz"):
+        return load_data(name)
     return load_data(name, root, download=False, subset=20000) if name != "digits" else load_data("digits")
 
 
-def trained_checkpoint(data: Any, *, arch: str, width: int, projector: tuple[int, ...], epochs: int) -> Path:
+def trained_checkpoint(data: Any, *, arch: str, width: int, projector: tuple[int, ...], epochs: int, device: str = "cpu") -> Path:
     """A checkpoint of our own trainer, kept in ``benchmarks/.cache``; training stops early so that it takes minutes."""
     from ssa_analysis.training.loop import train
     from ssa_analysis.training.settings import TrainSettings
@@ -193,7 +256,7 @@ def trained_checkpoint(data: Any, *, arch: str, width: int, projector: tuple[int
         settings = TrainSettings(
             arch=arch, width=width, projector=projector, epochs=epochs, batch=batch, warmup=min(1, epochs - 1), knn_every=0
         )
-        train(settings, data, folder, resume=True)
+        train(settings, data, folder, resume=True, device=device)
     return folder / "last.pt"
 
 

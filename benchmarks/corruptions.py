@@ -1,10 +1,12 @@
 """Corruptions beside imagecorruptions-imaug: seconds for 1,000 images, per corruption and severity and for the whole suite.
 
     python benchmarks/corruptions.py [--json] [--sizes 32,224] [--only fog,snow] [--severities] [--repeats R] [--images N]
+        [--device cuda]
 
 Both sides get the same images and the constants of that package (ImageNet-C's, and its own for the elastic transform), so
 that at 32 px neither makes CIFAR-10-C. One thread, processor time; the two run in turn, cell by cell; medians over repeats.
-The suite is the fifteen common corruptions at five severities. Ours takes a batch, that package image by image.
+The suite is the fifteen common corruptions at five severities. Ours takes a batch, that package image by image. With
+``--device cuda`` our images lie on the GPU and our seconds are wall time; that package has the CPU alone.
 Needs ``pip install imagecorruptions-imaug``.
 """
 
@@ -15,12 +17,11 @@ import importlib.util
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common import IN_PROCESS, Row, measured, print_rows, run_worker
+from common import IN_PROCESS, Row, clock, measured, print_rows, run_worker
 
 SCRIPT = str(Path(__file__).resolve())
 PEER = "imagecorruptions-imaug"
@@ -60,7 +61,7 @@ def _ours(request: dict[str, Any]) -> Callable[[str, int], None]:
     from ssa_analysis.data.corruptions import apply
     from ssa_analysis.data.corruptions.frost import load_frost_textures
 
-    images = photographs(request["images"], request["side"])
+    images = photographs(request["images"], request["side"]).to(request["device"])
     textures = load_frost_textures(Path(imagecorruptions.__file__).parent / "frost")
     seeds = list(range(len(images)))
 
@@ -95,9 +96,9 @@ def both(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     import torch
 
     torch.set_num_threads(1)
-    sides = (_ours(request), _peer(request))
+    sides = ((_ours(request), request["device"]), (_peer(request), "cpu"))
     for name in request["names"]:
-        for run in sides:
+        for run, _ in sides:
             run(name, 1)  # libraries load and compile what they do when it is first used
 
     def work() -> dict[str, Any]:
@@ -106,10 +107,10 @@ def both(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
             for severity in SEVERITIES:
                 spent = cells.setdefault(f"{name} {severity}", [[], []])
                 for _ in range(request["repeats"]):
-                    for seconds, run in zip(spent, sides, strict=True):
-                        started = time.process_time()
+                    for seconds, (run, device) in zip(spent, sides, strict=True):
+                        started = clock(device)
                         run(name, severity)
-                        seconds.append(time.process_time() - started)
+                        seconds.append(clock(device) - started)
         return {"cells": {cell: [statistics.median(seconds) for seconds in spent] for cell, spent in cells.items()}}
 
     return work
@@ -118,17 +119,19 @@ def both(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
 TASKS = {"both": both}
 
 
-def rows(sizes: list[int], names: list[str], images: int | None, repeats: int, by_severity: bool) -> Iterator[Row]:
+def rows(sizes: list[int], names: list[str], images: int | None, repeats: int, by_severity: bool, device: str) -> Iterator[Row]:
     """For each size: every corruption (and severity), then the suite if all of it was run."""
     from ssa_analysis.data.corruptions import COMMON
 
     for side in sizes:
         count = images or DEFAULT_IMAGES.get(side, max(8, DEFAULT_IMAGES[32] * 32**2 // side**2))
-        cells = run_worker(SCRIPT, {"task": "both", "side": side, "images": count, "names": names, "repeats": repeats})["cells"]
+        request = {"task": "both", "side": side, "images": count, "names": names, "repeats": repeats, "device": device}
+        answer = run_worker(SCRIPT, request)
 
-        def row(work: str, of: list[str], cells: dict[str, list[float]] = cells, count: int = count, side: int = side) -> Row:
-            mine, theirs = (sum(cells[cell][k] for cell in of) * 1000 / count for k in (0, 1))
-            return Row(f"{work}, {side} px, 1,000 images", PEER, mine, theirs, theirs / mine)
+        def row(work: str, of: list[str], answer: dict[str, Any] = answer, count: int = count, side: int = side) -> Row:
+            mine, theirs = (sum(answer["cells"][cell][k] for cell in of) * 1000 / count for k in (0, 1))
+            name = f"{work}, {side} px, 1,000 images"
+            return Row(name, PEER, mine, theirs, theirs / mine, device=answer["device"])
 
         for name in names:
             own = [f"{name} {severity}" for severity in SEVERITIES]
@@ -150,6 +153,7 @@ def main() -> None:
     parser.add_argument("--severities", action="store_true", help="a row for each severity too")
     parser.add_argument("--images", type=int, help="images a cell; default 250 at 32 px, 24 at 224")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--data-root", help=argparse.SUPPRESS)  # make benchmark passes it to all
     parser.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -166,10 +170,11 @@ def main() -> None:
     if unknown:
         parser.error(f"--only takes some of {', '.join(CORRUPTIONS)}, got {unknown[0]}")
     if options.smoke:
-        IN_PROCESS.update(TASKS)
         options.sizes, options.images, options.repeats = "32", 2, 1
+    if options.smoke or options.device != "cpu":
+        IN_PROCESS.update(TASKS)
     sizes = [int(side) for side in options.sizes.split(",")]
-    print_rows(rows(sizes, names, options.images, options.repeats, options.severities), options.json)
+    print_rows(rows(sizes, names, options.images, options.repeats, options.severities, options.device), options.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The curvature engine beside PyHessian and curvlinops with scipy's eigsh: time, products, accuracy and memory.
 
-    python benchmarks/curvature.py --data-root DIR [--json]
+    python benchmarks/curvature.py --data-root DIR [--json] [--device cuda]
 
 Each line is one comparison at stated accuracy. See docs/peers.md for what the numbers mean and what PyHessian gets wrong.
 """
@@ -59,7 +59,7 @@ def _operator(request: dict[str, Any]) -> tuple[Any, Any]:
     else:
         problem = torch.load(request["problem"], weights_only=True)
         encoder, inputs = load_checkpoint(problem["checkpoint"]).encoder, problem["inputs"]
-    encoder.eval()
+    encoder, inputs = encoder.eval().to(request["device"]), inputs.to(request["device"])
     parameters = [p for p in encoder.parameters() if p.requires_grad]
     batch = Batch(inputs, contrastive_loss(0.5, None))
     size = sum(p.numel() for p in parameters)
@@ -80,7 +80,7 @@ def _random_encoder(arch: str) -> Any:
 def _start(operator: Any, request: dict[str, Any]) -> Any:
     from ssa_analysis.numerics.lanczos import random_vector
 
-    return random_vector(operator.size, request.get("seed", 0), "cpu", operator.dtype)
+    return random_vector(operator.size, request.get("seed", 0), operator.device, operator.dtype)
 
 
 def eigenvalues_ours(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
@@ -237,9 +237,9 @@ def exact_spectrum(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     operator.batches = [type(b)(b.inputs.double(), b.loss) for b in operator.batches]
 
     def work() -> dict[str, Any]:
-        eye = torch.eye(operator.size, dtype=torch.float64)
+        eye = torch.eye(operator.size, dtype=torch.float64, device=operator.device)
         dense = torch.cat([operator.matmat(rows) for rows in eye.split(64)])
-        values = torch.linalg.eigvalsh((dense + dense.T) / 2).numpy()
+        values = torch.linalg.eigvalsh((dense + dense.T) / 2).cpu().numpy()
         np.save(request["exact"], values)
         return {"size": operator.size, "products": operator.size, "asymmetry": float((dense - dense.T).norm() / dense.norm())}
 
@@ -320,8 +320,8 @@ def density_curvlinops(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
 
     def work() -> dict[str, Any]:
         runs = [fast_lanczos(linear, request["steps"]) for _ in range(request["probes"])]
-        nodes = torch.cat([r[0] for r in runs]).double().numpy()
-        weights = torch.cat([r[1][0] ** 2 for r in runs]).double().numpy()
+        nodes = torch.cat([r[0] for r in runs]).double().cpu().numpy()
+        weights = torch.cat([r[1][0] ** 2 for r in runs]).double().cpu().numpy()
         return {"error": _distance(request, nodes, weights), "products": linear.products}
 
     return work
@@ -383,7 +383,7 @@ def trace_rows(work: str, problem: dict[str, Any], samples: int) -> Iterator[Row
     hutchinson = {**problem, "task": "trace_pyhessian", "samples": samples}
     product = {**problem, "task": "products", "side": "curvlinops", "count": 2}
     spectrum = {**problem, "task": "eigenvalues_ours", "products": 60, "top": 40}
-    mine, power, linear, ritz = (run_worker(SCRIPT, request) for request in (ours, hutchinson, product, spectrum))
+    mine, power, linear, ritz = (found for (found,) in alternate(SCRIPT, [ours, hutchinson, product, spectrum], 1))
     name = f"trace to {TRACE_ACCURACY:.0%}, {work}"
     # the probes' variance from the norm of the matrix: 2 |H|_F^2, less the diagonal's part, which is small
     deviation = math.sqrt(2 * mine["square"])
@@ -416,7 +416,7 @@ def density_rows(work: str, problem: dict[str, Any], settings: list[tuple[int, i
         theirs = {**problem, "task": "density_pyhessian", "probes": probes, "steps": steps}
         linear = {**problem, "task": "density_curvlinops", "probes": probes, "steps": steps}
         runs = [[run_worker(SCRIPT, {**request, "seed": seed}) for seed in range(repeats)] for request in (mine, theirs, linear)]
-        medians = [{k: float(np.median([a[k] for a in r])) for k in ("seconds", "peak_mib", "products", "error")} for r in runs]
+        medians = [median(answers) for answers in runs]
         name = f"density, W1 (relative; median of {repeats} seeds), {work}"
         yield compare(name, f"PyHessian's SLQ, {probes} x {steps}, torch.eig replaced", medians[0], medians[1])
         yield compare(name, f"curvlinops' fast Lanczos, {probes} x {steps}", medians[0], medians[2])
@@ -432,31 +432,34 @@ def _spend(budget: int) -> dict[str, int]:
 def memory_rows(work: str, problem: dict[str, Any], budget_gib: float) -> Iterator[Row]:
     """Peak of two products under a budget in which the graph does not fit, so that it is rebuilt."""
     request = {**problem, "task": "products", "count": 2}
-    mine = run_worker(SCRIPT, {**request, "side": "ours", "memory_gib": budget_gib})
-    for side, label in (("pyhessian", "PyHessian"), ("curvlinops", "curvlinops")):
-        theirs = run_worker(SCRIPT, {**request, "side": side})
+    peers = {"pyhessian": "PyHessian", "curvlinops": "curvlinops"}
+    requests = [{**request, "side": "ours", "memory_gib": budget_gib}, *({**request, "side": side} for side in peers)]
+    mine, *others = (found for (found,) in alternate(SCRIPT, requests, 1))
+    for label, theirs in zip(peers.values(), others, strict=True):
         yield compare(f"memory with --set curvature.memory={budget_gib:g} ({mine['plan']}), {work}", label, mine, theirs)
 
 
-def large_net_row(arch: str, pairs: int, budget_gib: float, count: int) -> Row:
+def large_net_row(arch: str, pairs: int, budget_gib: float, count: int, device: str) -> Row:
     """A product and a Lanczos basis of a large net at 224 pixels."""
     request = {"task": "products", "arch": arch, "pairs": pairs, "side": "ours", "memory_gib": budget_gib, "count": count}
-    mine = run_worker(SCRIPT, request)
+    mine = run_worker(SCRIPT, {**request, "device": device})
     net = f"{arch} ({mine['size'] / 1e6:.1f} M weights), 224 px, {pairs} pairs"
     work = f"memory of {count} Lanczos products, {net}, curvature.memory={budget_gib:g} ({mine['plan']})"
-    return Row(work, "none", mine["seconds"], ours_peak_mib=mine["peak_mib"], ours_products=count)
+    return Row(work, "none", mine["seconds"], ours_peak_mib=mine["peak_mib"], ours_products=count, device=mine["device"])
 
 
 def _net_rows(options: argparse.Namespace, data: Any, parts: set[str]) -> Iterator[Row]:
     smoke = options.smoke
     arch = "convnet" if smoke else options.arch
     checkpoint = options.checkpoint or trained_checkpoint(
-        data, arch=arch, width=options.width, projector=(8, 4) if smoke else (512, 128), epochs=options.train_epochs
-    )
+        data, arch=arch, width=options.width, projector=(8, 4) if smoke else (512, 128), epochs=options.train_epochs,
+        device=options.device,
+    )  # fmt: skip
     trained = "own checkpoint" if options.checkpoint else f"{options.train_epochs} epochs"
     pairs = min(options.pairs, len(data.splits["held-out"]))
     work = f"{arch} width {options.width} ({trained}), {pairs} pairs of {data.name}"
-    problem = {"problem": str(save_problem(f"{arch}-w{options.width}-{data.name}-{pairs}", checkpoint, data, pairs))}
+    saved = save_problem(f"{arch}-w{options.width}-{data.name}-{pairs}", checkpoint, data, pairs)
+    problem = {"problem": str(saved), "device": options.device}
     timed = {**problem, "memory_gib": options.memory}
     if "eigenvalues" in parts:
         yield from eigenvalue_rows(f"{work}, {options.repeats} seeds", timed, options.repeats, 20 if smoke else 30)
@@ -465,21 +468,23 @@ def _net_rows(options: argparse.Namespace, data: Any, parts: set[str]) -> Iterat
     if "memory" in parts:
         yield from memory_rows(work, problem, 0.001 if smoke else 0.5)
         if not smoke:
-            yield large_net_row("resnet50", 16, 8.0, 3)
+            yield large_net_row("resnet50", 16, 8.0, 3, options.device)
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
     """All comparisons that the options ask for."""
-    data = load_images("cifar10" if options.data_root else "digits", options.data_root)
+    data = load_images(options.data or ("cifar10" if options.data_root else "digits"), options.data_root)
     parts = set(options.only.split(","))
     smoke = options.smoke
     if parts - {"density"}:
         yield from _net_rows(options, data, parts)
     if "density" in parts:
         small = trained_checkpoint(
-            data, arch="convnet", width=2 if smoke else 4, projector=(8, 4) if smoke else (16, 8), epochs=1 if smoke else 10
-        )
-        tiny = {"problem": str(save_problem(f"small-net-{data.name}", small, data, 32 if smoke else 128))}
+            data, arch="convnet", width=2 if smoke else 4, projector=(8, 4) if smoke else (16, 8), epochs=1 if smoke else 10,
+            device=options.device,
+        )  # fmt: skip
+        saved = save_problem(f"small-net-{data.name}", small, data, 32 if smoke else 128)
+        tiny = {"problem": str(saved), "device": options.device}
         settings = [(1, 20)] if smoke else [(1, 100), (5, 100)]
         yield from density_rows(f"convnet on {data.name}", tiny, settings, 1 if smoke else 7)
 
@@ -489,6 +494,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--data-root", help="folder of torchvision's CIFAR-10; without it the bundled digits are used")
+    parser.add_argument("--data", metavar="FILE.npz", help="images with x (n, h, w, c) and y (n,) in their place")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=512)
@@ -510,6 +517,9 @@ def main() -> None:
         warnings.simplefilter("ignore")
         IN_PROCESS.update(TASKS)
         options.width, options.pairs, options.repeats, options.train_epochs, options.data_root = 2, 16, 1, 1, None
+    if options.device != "cpu":
+        warnings.simplefilter("ignore")
+        IN_PROCESS.update(TASKS)
     print_rows(rows(options), options.json)
 
 

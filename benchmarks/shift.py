@@ -1,10 +1,11 @@
 """The distances between two samples beside torchdrift, hyppo, POT and geomloss: time, agreement and memory.
 
-    python benchmarks/shift.py [--json] [--only mmd,exact,sliced,sinkhorn] [--repeats R] [--large]
+    python benchmarks/shift.py [--json] [--only mmd,exact,sliced,sinkhorn] [--repeats R] [--large] [--device cuda]
 
 The samples are Gaussian, float32 unless a row says otherwise; every repeat draws new ones. Errors are relative to a
 float64 computation that is not counted; those of the exact distance, which has no third opinion, are relative to POT.
-Needs ``pip install torchdrift hyppo POT geomloss``; the rows of a peer that is not there are left out.
+Needs ``pip install torchdrift hyppo POT geomloss``; the rows of a peer that is not there are left out. On a GPU so are
+hyppo's and those of the exact distance, which both sides compute on the CPU.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ import argparse
 import importlib.util
 import json
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common import IN_PROCESS, Row, alternate, compare, measured, median, print_rows
+from common import IN_PROCESS, Row, alternate, clock, compare, measured, median, print_rows
 
 SCRIPT = str(Path(__file__).resolve())
 PARTS = ("mmd", "exact", "sliced", "sinkhorn")
@@ -38,9 +38,9 @@ def _samples(request: dict[str, Any]) -> tuple[Any, Any]:
     import torch
 
     torch.set_num_threads(1)
-    rng = torch.Generator().manual_seed(request.get("seed", 0))
-    x, y = (torch.randn(request["n"], request["d"], generator=rng) for _ in range(2))
-    torch.randn(8, 8) @ torch.randn(8, 8)  # libraries load what they load lazily
+    rng, device = torch.Generator().manual_seed(request.get("seed", 0)), request["device"]
+    x, y = (torch.randn(request["n"], request["d"], generator=rng).to(device) for _ in range(2))
+    torch.randn(8, 8, device=device) @ torch.randn(8, 8, device=device)  # libraries load what they load lazily
     return x, y + SHIFT
 
 
@@ -98,8 +98,9 @@ def mmd_products(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     torch.set_num_threads(1)
     count = 2 * request["n"]
     sides = [min(TILE, count - start) for start in range(0, count, TILE)]
-    tile, labels = torch.rand(TILE, TILE), torch.randn(TILE, 1 + request["permutations"])
-    out = torch.empty(TILE, 1 + request["permutations"])
+    where = {"device": request["device"]}
+    tile, labels = torch.rand(TILE, TILE, **where), torch.randn(TILE, 1 + request["permutations"], **where)
+    out = torch.empty(TILE, 1 + request["permutations"], **where)
     torch.mm(tile[:64], labels, out=out[:64])
 
     def work() -> dict[str, Any]:
@@ -111,13 +112,13 @@ def mmd_products(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     return work
 
 
-def _extrapolated(test: Callable[[int], Any], few: int, permutations: int) -> dict[str, Any]:
+def _extrapolated(test: Callable[[int], Any], few: int, permutations: int, device: str) -> dict[str, Any]:
     """Seconds of ``test(permutations)`` from those of ``test(1)`` and ``test(1 + few)``."""
     spent = []
     for count in (1, 1 + few):
-        started = time.process_time()
+        started = clock(device)
         found = test(count)
-        spent.append(time.process_time() - started)
+        spent.append(clock(device) - started)
     each = max(spent[1] - spent[0], 0.0) / few
     return {"value": found, "extrapolated": spent[0] + each * (permutations - 1)}
 
@@ -133,7 +134,7 @@ def mmd_torchdrift(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     def test(permutations: int) -> float:
         return float(kernel_mmd(pooled[:n], pooled[n:], n_perm=permutations, kernel=GaussianKernel(width))[0]) - 2 / (n - 1)
 
-    return lambda: _extrapolated(test, request["few"], request["permutations"])
+    return lambda: _extrapolated(test, request["few"], request["permutations"], request["device"])
 
 
 def mmd_hyppo(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
@@ -149,7 +150,7 @@ def mmd_hyppo(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     test(3, rows[:16], 8)  # compiled here
 
     def work() -> dict[str, Any]:
-        found = _extrapolated(test, request["few"], request["permutations"])
+        found = _extrapolated(test, request["few"], request["permutations"], request["device"])
         return {"extrapolated": found["extrapolated"]}
 
     return work
@@ -203,7 +204,7 @@ def _directions(request: dict[str, Any]) -> Any:
 def sliced_reference(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     """The same slices in float64, by a sort of the columns."""
     x, y = _samples(request)
-    directions = _directions(request)
+    directions = _directions(request).to(x.device)
 
     def work() -> dict[str, Any]:
         a, b = ((side.double() @ directions).sort(dim=0).values for side in (x, y))
@@ -219,9 +220,9 @@ def sliced_pot(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
 
     x, y = _samples(request)
     library, precision = request["form"].split()
-    given = [t.to(getattr(torch, precision)) for t in (x, y, _directions(request))]
+    given = [t.to(x.device, getattr(torch, precision)) for t in (x, y, _directions(request))]
     if library == "numpy":
-        given = [t.numpy() for t in given]
+        given = [t.cpu().numpy() for t in given]
     ot.sliced_wasserstein_distance(given[0][:8], given[1][:8], projections=given[2])
 
     def work() -> dict[str, Any]:
@@ -308,6 +309,8 @@ def mmd_rows(problem: dict[str, Any], few: dict[str, int], repeats: int) -> Iter
     """Against the bare products, and against the peers of ``few``, each with its number of permutations."""
     problem = {**problem, "permutations": PERMUTATIONS}
     peers = {"torchdrift": "float32, the same bandwidth", "hyppo": "ksample.MMD, float64, the same bandwidth"}
+    if problem["device"] != "cpu":
+        del peers["hyppo"]
     peers = {name: how for name, how in peers.items() if name in few and _installed(name, name)}
     requests = [{**problem, "task": f"mmd_{task}"} for task in ("reference", "ours", "products")]
     requests += [{**problem, "task": f"mmd_{peer}", "few": few[peer]} for peer in peers]
@@ -370,18 +373,18 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
     unknown = parts - set(PARTS)
     if unknown:
         raise SystemExit(f"--only takes some of {','.join(PARTS)}, got {','.join(sorted(unknown))}")
-    d, repeats = 4 if options.smoke else 256, options.repeats
+    d, repeats, device = 4 if options.smoke else 256, options.repeats, options.device
     mmd, exact = _sizes(options)
     if "mmd" in parts:
         for n, few in mmd:
-            yield from mmd_rows({"n": n, "d": d}, few, repeats)
-    if "exact" in parts and _installed("POT", "ot"):
+            yield from mmd_rows({"n": n, "d": d, "device": device}, few, repeats)
+    if "exact" in parts and device == "cpu" and _installed("POT", "ot"):
         for n in exact:
-            yield exact_row({"n": n, "d": d}, repeats)
+            yield exact_row({"n": n, "d": d, "device": device}, repeats)
     if "sliced" in parts and _installed("POT", "ot"):
-        yield from sliced_rows({"n": 48 if options.smoke else 10000, "d": d}, repeats)
+        yield from sliced_rows({"n": 48 if options.smoke else 10000, "d": d, "device": device}, repeats)
     if "sinkhorn" in parts and _installed("geomloss", "geomloss"):
-        yield from sinkhorn_rows({"n": 48 if options.smoke else 2000, "d": d}, repeats)
+        yield from sinkhorn_rows({"n": 48 if options.smoke else 2000, "d": d, "device": device}, repeats)
 
 
 def main() -> None:
@@ -392,6 +395,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of every comparison; sides alternate, medians are printed")
     parser.add_argument("--large", action="store_true", help="the exact distance at 10,000 a side too, which takes POT minutes")
     parser.add_argument("--smoke", action="store_true", help="tiny samples, in seconds: the figures mean nothing")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--data-root", help="not needed here; so that one ARGS of make benchmark fits all")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -402,9 +406,10 @@ def main() -> None:
             print(json.dumps(measured(TASKS[request["task"]](request))))
         return
     if options.smoke:
+        options.repeats = 1
+    if options.smoke or options.device != "cpu":
         warnings.simplefilter("ignore")
         IN_PROCESS.update(TASKS)
-        options.repeats = 1
     print_rows(rows(options), options.json)
 
 

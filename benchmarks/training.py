@@ -4,20 +4,23 @@
 
 The peer of a method is our own SimCLR step (two gradients are 2x, so an SSA-CLR step has a ratio of about 0.5; 2.15x is
 0.465). The peer of the views is the whole SSA-CLR step: a ratio of 6.7 is a share of 15 %. The loss has
-pytorch-metric-learning's as its peer. Random images of CIFAR-10's size; the steps run in turn, medians.
+pytorch-metric-learning's as its peer. Random images of CIFAR-10's size; the steps run in turn, medians. On a GPU the
+memory is what a work takes at its peak on top of what all of them hold.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from common import Row, print_rows
+from common import Row, device_name, print_rows
 from torch import Tensor
 
 from ssa_analysis.data.datasets import Data, load_data
@@ -80,30 +83,49 @@ class Trainer:
             self.optimizer.step()
 
 
-def in_turn(works: dict[str, Callable[[], Any]], steps: int, device: str) -> dict[str, float]:
-    """Median seconds of each work, run one after the other; the first round is not counted."""
+@dataclass(frozen=True)
+class Spent:
+    """Median wall seconds, and MiB of a GPU at the peak."""
+
+    seconds: float
+    peak_mib: float
+    device: str
+
+
+def in_turn(works: dict[str, Callable[[], Any]], steps: int, device: str) -> dict[str, Spent]:
+    """What each work takes, run one after the other; the first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in works}
+    peaks = dict.fromkeys(works, math.nan)
+    on_gpu = device.startswith("cuda")
     for number in range(steps + 1):
         for name, work in works.items():
+            if on_gpu:
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
             started = time.perf_counter()
             work()
-            if device.startswith("cuda"):
+            if on_gpu:
                 torch.cuda.synchronize()
             if number:
                 times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
+                peaks[name] = (torch.cuda.max_memory_allocated() - before) / 2**20 if on_gpu else math.nan
+    where = device_name(device)
+    return {name: Spent(statistics.median(values), peaks[name], where) for name, values in times.items()}
 
 
-def row(work: str, peer: str, ours: float, theirs: float) -> Row:
-    """A comparison of two times."""
-    return Row(work, peer, ours, theirs, theirs / ours)
+def row(work: str, peer: str, ours: Spent, theirs: Spent, error: float = math.nan) -> Row:
+    """A comparison of two works."""
+    ratio = theirs.seconds / ours.seconds
+    memory = {"ours_peak_mib": ours.peak_mib, "peer_peak_mib": theirs.peak_mib}
+    return Row(work, peer, ours.seconds, theirs.seconds, ratio, error, **memory, device=ours.device)
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
     """All comparisons."""
     data = load_data("digits")  # for the constants of its normalisation alone
     images = torch.randint(0, 256, (options.batch, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    what = f"{options.arch}, width {options.width or 'full'}, batch {options.batch}, {options.device}"
+    what = f"{options.arch}, width {options.width or 'full'}, batch {options.batch}"
     trainers = {method: Trainer(method, images, data, options) for method in METHODS}
     works: dict[str, Callable[[], Any]] = {method: trainer.step for method, trainer in trainers.items()}
     works |= {f"views of {method}": trainers[method].views for method in ("simclr", "ssa-clr")}
@@ -136,8 +158,7 @@ def _loss(options: argparse.Namespace) -> Row:
     error = abs(float(ours.detach()) - float(peer(first, second).detach())) / float(ours.detach())
     works = {"ours": lambda: nt_xent(first, second, 0.5).mean().backward(), "peer": lambda: peer(first, second).backward()}
     found = in_turn(works, 3 * options.steps, options.device)
-    work = f"NT-Xent and its gradient, {options.batch} pairs, {options.device}"
-    return Row(work, "pytorch-metric-learning", found["ours"], found["peer"], found["peer"] / found["ours"], error)
+    return row(f"NT-Xent and its gradient, {options.batch} pairs", "pytorch-metric-learning", found["ours"], found["peer"], error)
 
 
 def main() -> None:

@@ -11,24 +11,28 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
 FIELDS = [
     "work", "peer", "ours_seconds", "peer_seconds", "ratio", "ours_error", "peer_error", "ours_peak_mib", "peer_peak_mib",
-    "ours_products", "peer_products",
+    "ours_products", "peer_products", "device",
 ]  # fmt: skip
 
 
 def run(name: str, *arguments: str) -> str:
     command = [sys.executable, str(ROOT / "benchmarks" / name), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    there = os.environ.get("PYTHONPATH", "")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{there}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_curvature_prints_one_object_a_line_with_the_documented_fields(tmp_path: Path) -> None:
-    printed = run("curvature.py", "--smoke", "--json")
+@pytest.mark.parametrize("device", DEVICES)
+def test_curvature_prints_one_object_a_line_with_the_documented_fields(device: str, tmp_path: Path) -> None:
+    printed = run("curvature.py", "--smoke", "--json", "--device", device)
     rows = [json.loads(line) for line in printed.splitlines()]
     assert all(list(row) == FIELDS for row in rows)
     for part in ("eigenvalues", "trace", "memory", "density"):
@@ -46,11 +50,13 @@ def test_curvature_prints_one_object_a_line_with_the_documented_fields(tmp_path:
     heading, rule, *table = run("common.py", str(tmp_path / "rows.json")).splitlines()
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in (heading, rule, *table)}) == 1
     for line, row in zip(table, rows, strict=True):
-        assert line.replace("\\|", "|").startswith(f"| {row['work']} | {row['peer']} | {row['ratio']:.1f} | ")
+        work = row["work"] + ("" if device == "cpu" else f", on {row['device']}")
+        assert line.replace("\\|", "|").startswith(f"| {work} | {row['peer']} | {row['ratio']:.1f} | ")
 
 
-def test_shift_prints_a_row_for_every_peer_that_is_installed() -> None:
-    rows = [json.loads(line) for line in run("shift.py", "--smoke", "--json").splitlines()]
+@pytest.mark.parametrize("device", DEVICES)
+def test_shift_prints_a_row_for_every_peer_that_is_installed(device: str) -> None:
+    rows = [json.loads(line) for line in run("shift.py", "--smoke", "--json", "--device", device).splitlines()]
     assert all(list(row) == FIELDS for row in rows)
     peers = {
         "MMD": {"torchdrift": "torchdrift", "hyppo": "hyppo"},
@@ -58,6 +64,8 @@ def test_shift_prints_a_row_for_every_peer_that_is_installed() -> None:
         "sliced W2": {"POT": "ot"},
         "Sinkhorn": {"geomloss": "geomloss"},
     }
+    if device != "cpu":
+        del peers["MMD"]["hyppo"], peers["exact W1"]
     for part, modules in peers.items():
         there = {name for name, module in modules.items() if importlib.util.find_spec(module) is not None}
         assert {p for p in modules if any(part in r["work"] and p in r["peer"] for r in rows)} == there, part
@@ -78,8 +86,9 @@ def test_shift_runs_the_parts_that_are_asked_for_and_refuses_others() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("imagecorruptions") is None, reason="imagecorruptions-imaug is not installed")
-def test_corruptions_print_a_row_for_each_and_for_the_suite() -> None:
-    rows = [json.loads(line) for line in run("corruptions.py", "--smoke", "--json").splitlines()]
+@pytest.mark.parametrize("device", DEVICES)
+def test_corruptions_print_a_row_for_each_and_for_the_suite(device: str) -> None:
+    rows = [json.loads(line) for line in run("corruptions.py", "--smoke", "--json", "--device", device).splitlines()]
     assert all(list(row) == FIELDS for row in rows)
     assert len(rows) == 19 + 1
     assert rows[-1]["work"] == "the suite of 15 x 5, 32 px, 1,000 images"
@@ -96,8 +105,11 @@ def test_corruptions_print_a_row_for_each_and_for_the_suite() -> None:
         run("corruptions.py", "--only", "fgo")
 
 
-def test_training_prints_a_row_for_each_method_the_views_and_what_is_faster() -> None:
-    rows = [json.loads(line) for line in run("training.py", "--smoke", "--json").splitlines()]
+@pytest.mark.parametrize("device", DEVICES)
+def test_training_prints_a_row_for_each_method_the_views_and_what_is_faster(device: str) -> None:
+    rows = [json.loads(line) for line in run("training.py", "--smoke", "--json", "--device", device).splitlines()]
+    assert {row["device"] == "cpu" for row in rows} == {device == "cpu"}
+    assert {row["ours_peak_mib"] is None for row in rows} == {device == "cpu"}
     assert all(list(row) == FIELDS for row in rows)
     works = [row["work"].split(", ")[0] for row in rows]
     assert works[:5] == [

@@ -26,8 +26,11 @@ def _steps(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _sorted_projections(x: Tensor, directions: Tensor) -> np.ndarray:
-    """``(p, n)`` ascending."""
-    projected: np.ndarray = (directions @ x.T).cpu().numpy()
+    """``(p, n)`` ascending; sorted where they lie, on CPUs by numpy, which is faster at it than torch."""
+    values = directions @ x.T
+    if values.is_cuda:
+        return np.asarray(values.sort(dim=1).values.cpu().numpy())
+    projected: np.ndarray = values.numpy()
     projected.sort(axis=1)
     return projected
 
