@@ -56,7 +56,7 @@ def training_seen(encoder: Encoder) -> Finding:
     how = "weights against those at initialisation, where the file keeps them, and BatchNorm's statistics against 0 and 1"
     if encoder.initial is not None:
         state = encoder.state_dict()
-        if all(torch.equal(state[key], value) for key, value in encoder.initial.items() if key in state):
+        if all(torch.equal(state[key].cpu(), value.cpu()) for key, value in encoder.initial.items() if key in state):
             return Finding("training", BROKEN, "the weights are those at initialisation: it was never trained", how)
     layers = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
     fresh = [m for m in layers if not m.running_mean.any() and bool((m.running_var == 1).all())]  # type: ignore[union-attr]
