@@ -1,0 +1,40 @@
+"""Small probes are fitted with one thread: more of them only wait for one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from ssa_analysis.numerics import classifiers
+from ssa_analysis.numerics.classifiers import fit_logistic, threads_for
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_small_probe_is_fitted_with_one_thread(four_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    plain = classifiers.minimize
+
+    def minimize(objective: object, start: np.ndarray, **options: object) -> object:
+        seen.append(torch.get_num_threads())
+        return plain(objective, start, **options)
+
+    monkeypatch.setattr(classifiers, "minimize", minimize)
+    fit_logistic(torch.eye(6), torch.arange(6) % 2, 2, l2=0.1)
+    assert (seen, torch.get_num_threads()) == ([1], 4)
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(1, 1), (2, 2), (3, 3), (50, 4)])
+def test_a_large_one_has_a_thread_for_each_million_numbers(four_threads: None, rows: int, threads: int) -> None:
+    with threads_for(torch.empty(1, device="meta").expand(rows, 2**20)):
+        assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 4
