@@ -68,7 +68,7 @@ def curvature(encoder: Encoder, data: Data, settings: CurvatureSettings) -> list
         raise SettingsError("the backend pyhessian has the Hessian only, not the Gauss-Newton operator")
     operator = fixed_operator(encoder, data, settings, settings.kind, settings.max_vectors)
     each = operator.parameters[0].element_size()
-    _, max_vectors = graph_memory(settings.memory * 2**30, operator.size, each, settings.max_vectors)
+    _, max_vectors = graph_memory(settings.memory * 2**30, operator.size, each, settings.max_vectors, operator.device.type)
     if settings.backend == "pyhessian":
         return pyhessian_scores(operator, loss_modules(encoder, data, settings), top=settings.top, seed=settings.seed)
     krylov_seed = derive_seed(settings.seed, "krylov") % 2**60

@@ -145,7 +145,7 @@ def fixed_operator(
     _check_outputs(network, batches, data, settings)
     parameters = [weights[name] for name in chosen]
     size, each = sum(p.numel() for p in parameters), parameters[0].element_size()
-    memory, _ = graph_memory(settings.memory * 2**30, size, each, basis)
+    memory, _ = graph_memory(settings.memory * 2**30, size, each, basis, encoder.device.type)
     operator = CurvatureOperator(network, batches, parameters, names=chosen, kind=kind, memory=memory)
     operator.check_determinism()
     return operator

@@ -12,14 +12,15 @@ from ssa_analysis.errors import SettingsError
 
 # a product's own memory: of the graph that it goes through as a share, and in vectors of all weights
 TEMPORARIES, VECTORS = 1.2, 8
+GPU_TEMPORARIES = 1.6  # with the workspaces of cuDNN's convolutions
 
 
-def graph_memory(peak: float, weights: int, bytes_each: int, basis: int = 0) -> tuple[float, int]:
+def graph_memory(peak: float, weights: int, bytes_each: int, basis: int = 0, device: str = "cpu") -> tuple[float, int]:
     """What of a peak of ``peak`` bytes remains for graphs, and how many basis vectors to hold.
 
     Args:
         weights: n. bytes_each: of one number. basis: vectors ``(n,)`` that the caller would like to hold; they get a
-            quarter of the memory at most.
+            quarter of the memory at most. device: its type; a product of a GPU takes more beside the graph.
 
     Raises:
         SettingsError: not even the vectors of a product fit.
@@ -30,7 +31,7 @@ def graph_memory(peak: float, weights: int, bytes_each: int, basis: int = 0) -> 
         need = 2 * fixed / 2**30
         raise SettingsError(f"{peak / 2**30:.3g} GiB of memory are too few for {weights:,} weights; give at least {need:.2g} GiB")
     held = min(basis, max(1, int((peak - fixed) / 4 / vector)))
-    return (peak - fixed - held * vector) / (1 + TEMPORARIES), held
+    return (peak - fixed - held * vector) / (1 + (TEMPORARIES if device == "cpu" else GPU_TEMPORARIES)), held
 
 
 class SavedBytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from ssa_analysis.running.estimate import UNKNOWN, WORK, timed
 from ssa_analysis.running.plan import Cell
 
 BATCH = 32  # images that are timed
+SECOND = 4  # what a Hessian product takes at its peak, in units of what a gradient saves: a graph about twice as large, doubled
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def estimate_scoring(cells: Sequence[Cell], data: Data, costs: Costs) -> Scoring
         counts[cell.measure] = counts.get(cell.measure, 0) + 1
         pairs = int(cell.settings.get("pairs") or 256)
         together = min(pairs, int(cell.settings.get("batch") or pairs)) if WORK.get(cell.measure, UNKNOWN).gradients else 0
-        most = max(most, 2 * costs.saved * together)
+        stated = float(cell.settings.get("memory") or math.inf) * 2**30  # which the measure keeps to
+        most = max(most, int(min(SECOND * 2 * costs.saved * together, stated)))
     memory = most + 6 * costs.weights + data.images.numel()  # the weights, a gradient, and vectors of a Krylov space
     return ScoringEstimate(tuple((name, counts[name], seconds[name]) for name in counts), memory)
 

@@ -12,7 +12,7 @@ from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.running.plan import Cell, make_cells, measure_settings
-from ssa_analysis.running.score_estimate import KNOBS, Costs, estimate_scoring, measured_costs, within_budget
+from ssa_analysis.running.score_estimate import KNOBS, SECOND, Costs, estimate_scoring, measured_costs, within_budget
 
 COSTS = Costs(forward=1e-4, gradient=1e-3, saved=1000, weights=10_000, path="x.pt")
 
@@ -29,7 +29,11 @@ def test_it_is_in_proportion_to_what_is_asked(tiny_checkpoint: Path, digits: Dat
     more = {"curvature": {"pairs": 1024, "batch": 512}}
     large = estimate_scoring(cells([tiny_checkpoint], digits, ["curvature"], more), digits, COSTS)
     assert large.seconds == pytest.approx(4 * one.by_measure[0][2])
-    assert large.memory - one.memory == 2 * 1000 * (512 - 256)
+    assert large.memory - one.memory == SECOND * 2 * 1000 * (512 - 256)
+    tight = {"curvature": {"pairs": 1024, "batch": 512, "memory": 1000 / 2**30}}
+    assert one.memory - estimate_scoring(cells([tiny_checkpoint], digits, ["curvature"], tight), digits, COSTS).memory == (
+        SECOND * 2 * 1000 * 256 - 1000
+    ), "a measure keeps to its memory"
     fewer = {"curvature": {"trace_probes": 8}}
     assert estimate_scoring(cells([tiny_checkpoint], digits, ["curvature"], fewer), digits, COSTS).seconds < one.by_measure[0][2]
     assert estimate_scoring([], digits, COSTS).seconds == 0
