@@ -114,12 +114,13 @@ def allowed(score: Score) -> float:
     return max(*(error for error in stated if math.isfinite(error)), 2e-3 * abs(score.value), 1e-5)
 
 
-def same(scores: list[Score], others: list[Score]) -> None:
+def same(scores: list[Score], others: list[Score], errors: float = 1.0) -> None:
+    """Within so many of both errors together; one is enough where both use the same draws."""
     assert [s.name for s in scores] == [s.name for s in others]
     far = [
-        f"{s.name}: {s.value:.6g} on the CPU, {o.value:.6g} on the GPU, allowed {allowed(s):.2g}"
+        f"{s.name}: {s.value:.6g} on the CPU, {o.value:.6g} on the GPU, allowed {allowed(s):.2g} and {allowed(o):.2g}"
         for s, o in zip(scores, others, strict=True)
-        if abs(s.value - o.value) > allowed(s)
+        if abs(s.value - o.value) > errors * math.hypot(allowed(s), allowed(o))
     ]
     assert not far, "\n".join(far)
 
@@ -139,7 +140,7 @@ def test_a_measure_gives_the_cpus_numbers_and_the_same_ones_again(case: str, tin
         assert torch.equal(states[0], torch.get_rng_state())
         assert DEVICE != "cuda" or torch.equal(states[1], torch.cuda.get_rng_state()), "the GPU's generator was moved"
         assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
-    same(expected, runs[0])
+    same(expected, runs[0], errors=4.0 if "backend" in values else 1.0)  # the libraries draw on the GPU
     assert [(s.name, s.value, s.stderr) for s in runs[0]] == [(s.name, s.value, s.stderr) for s in runs[1]]
 
 
@@ -326,7 +327,7 @@ def test_the_loss_and_its_gradient_are_the_cpus(negatives: int | None) -> None:
     first, second = (torch.nn.functional.normalize(torch.randn(16, 8, generator=rng)) for _ in range(2))
     found = []
     for device in ("cpu", DEVICE):
-        z = first.to(device).requires_grad_()
+        z = first.detach().clone().to(device).requires_grad_()
         loss = nt_xent(z, second.to(device), 0.5, None, negatives, generator(0, "negatives", device=device)).mean()
         loss.backward()
         found.append((float(loss.detach()), z.grad.cpu()))
