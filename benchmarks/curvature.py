@@ -166,6 +166,8 @@ def trace_ours(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
             density_probes=2,
             density_steps=1,
             seed=request.get("seed", 0),
+            device=operator.device,
+            dtype=operator.dtype,
             matmat=operator.matmat,
         )
         products = sum(found.products.values())
@@ -276,6 +278,8 @@ def density_ours(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
             density_probes=request["probes"],
             density_steps=request["steps"],
             seed=request.get("seed", 0),
+            device=operator.device,
+            dtype=operator.dtype,
             matmat=operator.matmat,
         )
         return {

@@ -87,8 +87,8 @@ def fit_logistic(
 def threads_for(x: Tensor) -> Iterator[None]:
     """Inside the block torch has a thread for each million numbers in ``x``, and never more than before.
 
-    A probe of a few labels takes thousands of products of microseconds each: sixteen threads spend their time waiting for
-    one another.
+    A probe of a few labels takes thousands of products of microseconds each: where cores are busy with other work, several
+    threads spend most of the time waiting for one another.
     """
     before = torch.get_num_threads()
     try:
