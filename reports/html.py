@@ -51,6 +51,7 @@ GROUPS = {
     "robustness": "Robustness", "bounds": "Bounds", "training": "Training",
 }  # fmt: skip
 SHOWN_ROWS = 500  # of a table that stands in the page; longer ones are carried along, and shown as they are asked for
+CARRIED_ROWS = 20_000  # longer ones are in the folder of tables alone
 LATEX_ROWS = 1000  # a longer table is no use on paper
 PLAIN_CSV_ROWS = 20_000  # longer ones are compressed
 SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "theme.js", "report.js", "cards.js")
@@ -87,11 +88,12 @@ def _cell(value: Any) -> str:
 
 def page_table(name: str, table: pd.DataFrame) -> Table:
     """A data frame as the page has it."""
-    rows = [[_cell(value) for value in values] for values in table.itertuples(index=False)]
+    listed = table if len(table) <= CARRIED_ROWS else table.iloc[:0]
+    rows = [[_cell(value) for value in values] for values in listed.itertuples(index=False)]
     columns = [str(column) for column in table.columns]
     if len(rows) <= SHOWN_ROWS:
-        return Table(name, columns, rows, len(rows))
-    return Table(name, columns, [], len(rows), packed(rows))
+        return Table(name, columns, rows, len(table))
+    return Table(name, columns, [], len(table), packed(rows))
 
 
 def protocol_note(frame: pd.DataFrame, environments: dict[str, dict[str, Any]]) -> str:

@@ -13,8 +13,15 @@ DIGITS = 5  # significant ones, of numbers that are drawn
 
 def packed(content: Any) -> str:
     """Base64 of gzip of JSON; numbers that are not finite become null. The same content always gives the same letters."""
-    text = json.dumps(plain_json(content), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        text = _dumps(content)
+    except (TypeError, ValueError):  # what JSON cannot say, or not as numpy has it
+        text = _dumps(plain_json(content))
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
+
+
+def _dumps(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def plain_json(content: Any) -> Any:

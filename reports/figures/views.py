@@ -24,9 +24,13 @@ def variant_label(name: str) -> str:
     return spaced.replace("_x", " × ").replace("_", " ")
 
 
-def ranked(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Checkpoint -> its variants, the smallest shift first; with columns ``group``, ``part`` and ``strength``."""
+def ranked(frame: pd.DataFrame, most: int = ADVISED) -> dict[str, pd.DataFrame]:
+    """Checkpoint -> its variants, the smallest shift first; with columns ``group``, ``part`` and ``strength``.
+
+    Of the first ``most`` checkpoints.
+    """
     rows = frame[(frame["measure"] == "views") & np.isfinite(frame["value"])]
+    rows = rows[rows["checkpoint"].isin(rows["checkpoint"].unique()[:most])]
     rows = rows.assign(**{key: [s.get(key) for s in rows["settings"]] for key in ("group", "part", "strength")})
     return {str(name): group.sort_values("value", kind="stable") for name, group in rows.groupby("checkpoint", sort=False)}
 
@@ -41,7 +45,7 @@ def _floor(panel: Axes, rows: pd.DataFrame, horizontal: bool) -> None:
 
 def views_ranking(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """Every variant with its interval, ranked; the recipe as a line, the class oracle as a band."""
-    tables = dict(list(ranked(frame).items())[:ADVISED])
+    tables = ranked(frame)
     if not tables:
         return None
     count = max(len(t) for t in tables.values())
@@ -73,7 +77,7 @@ def views_ranking(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
 
 def shift_against_strength(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
     """Shift over the strength of each augmentation, of the whole recipe, and over alpha of the Fourier augmentation."""
-    tables = dict(list(ranked(frame).items())[:ADVISED])
+    tables = ranked(frame)
     if not tables:
         return None
     figure, axes = new_figure(2.6 * len(tables) + 0.3, look, rows=len(tables), columns=2, sharey="row")

@@ -21,8 +21,11 @@ def texts_of(figure: Figure) -> list[Text]:
     return [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip() and t not in hidden]
 
 
-@pytest.mark.parametrize("size", ["icml-column", "neurips"])
-@pytest.mark.parametrize("entry", FIGURES, ids=lambda e: e.name)
+@pytest.mark.parametrize(
+    ("entry", "size"),
+    [*((entry, "icml-column") for entry in FIGURES), *((entry, "neurips") for entry in FIGURES[::6])],
+    ids=lambda e: getattr(e, "name", e),
+)
 def test_a_figure_fits_its_column(entry: FigureEntry, size: str, frame: pd.DataFrame) -> None:
     figure = entry.draw(frame, SIZES[size])
     assert figure is not None
