@@ -11,16 +11,16 @@ import pandas as pd
 from ssa_analysis.errors import DataError
 from ssa_analysis.linking.granulated import ConditionalInformation, Granulated, conditional_information, granulated_kendall
 from ssa_analysis.linking.invariance import invariance_of
-from ssa_analysis.linking.partial import Controls, control_matrix, pooled_correlation, ranks_within
+from ssa_analysis.linking.partial import Controls, control_matrix, pooled, same_group
 from ssa_analysis.linking.power import checkpoints_needed
-from ssa_analysis.linking.rank import COEFFICIENTS, weighted_kendall, weighted_pearson, weighted_ranks
+from ssa_analysis.linking.rank import COEFFICIENTS, Resamples, centred, correlation, kendall, signs
 from ssa_analysis.linking.resampling import (
-    configuration_weights,
     exchanges,
     holm,
     percentile_interval,
     permutation_p,
     permutations_of,
+    unit_weights,
 )
 from ssa_analysis.linking.table import Design, design_of, note_of, wide_table
 from ssa_analysis.numerics.resampling import Interval
@@ -136,7 +136,8 @@ def link_scores(
     links = [
         replace(link, p_holm=float(raw), p_within_holm=float(within)) for link, raw, within in zip(links, *adjusted, strict=True)
     ]
-    return sorted(links, key=lambda link: -abs(np.nan_to_num(link.spearman.value)))
+    # an accuracy and its error are equally strong but for rounding: they stay in the order of the table
+    return sorted(links, key=lambda link: -round(abs(np.nan_to_num(link.spearman.value)), 12))
 
 
 class _Shared:
@@ -148,52 +149,51 @@ class _Shared:
     def __init__(self, design: Design, y: np.ndarray, draws: int, permutations: int, seed: int) -> None:
         self.design, self.y, self.seed = design, y - y.mean(), seed
         n = len(y)
-        self.weights = np.concatenate([np.ones((1, n)), configuration_weights(design, draws, seed)])
-        self.independent = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DESIGN_DRAWS).astype(float)
-        self.ranks, self.independent_ranks = (weighted_ranks(self.y, w) for w in (self.weights, self.independent))
-        whole = np.zeros(n, dtype=int)
-        self.null = self._null(permutations_of(design, permutations, seed), whole) if exchanges(design) else None
+        units = np.concatenate([np.ones((1, design.configurations)), unit_weights(design, draws, seed)])
+        self.samples = Resamples(units, design.configuration)
+        alone = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DESIGN_DRAWS).astype(float)
+        self.independent = Resamples(alone)
+        self.target = _Variable(self.y, self.samples, self.independent)
+        self.null = self._null(self.target.order, permutations_of(design, permutations, seed)) if exchanges(design) else None
         self.controls: Controls | None = None
         if design.nuisance:
-            self.controls = Controls(control_matrix(design.settings[design.nuisance]), self.weights)
-            self.rest = self.controls.residuals(self.ranks)
-            self.groups = design.groups(design.nuisance)
-            self.inner = ranks_within(self.y, self.groups, self.weights)
+            self.controls = Controls(control_matrix(design.settings[design.nuisance]), self.samples.weights)
+            self.rest = self.controls.rest(self.target.ranks)
+            groups = design.groups(design.nuisance)
+            self.same = same_group(groups)
+            inside = self.target.order * self.same
+            self.inner = pooled(self.samples.centred_ranks(inside), self.samples.weights)
             self.inner_null = None
-            if exchanges(design, self.groups):
-                self.inner_null = self._null(permutations_of(design, permutations, seed, self.groups), self.groups)
+            if exchanges(design, groups):
+                self.inner_null = self._null(inside, permutations_of(design, permutations, seed, groups))
 
-    def _null(self, orders: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    def _null(self, order: np.ndarray, permutations: np.ndarray) -> np.ndarray:
         """``(permutations, n)`` exchanged ranks of the target, to unit length."""
-        centred = ranks_within(self.y, groups, self.weights[:1])[0]
-        return np.asarray(centred[orders] / max(np.linalg.norm(centred), 1e-300))
+        ranks = _ranks(order)
+        return np.asarray((ranks / max(np.linalg.norm(ranks), 1e-300))[permutations])
 
     def link(self, name: str, x: np.ndarray, deep: bool) -> Link:
-        x, design = x - x.mean(), self.design
-        ranks = weighted_ranks(x, self.weights)
-        pearson, spearman, kendall = (
-            self._interval(values)
-            for values in (
-                weighted_pearson(x, self.y, self.weights),
-                weighted_pearson(ranks, self.ranks, self.weights),
-                weighted_kendall(x, self.y, self.weights),
-            )
-        )
-        effect = self._design_effect(x, spearman)
+        x, design, samples = x - x.mean(), self.design, self.samples
+        score = _Variable(x, samples, self.independent)
+        spearman = self._interval(correlation(score.centred_ranks, self.target.centred_ranks))
+        agreement = samples.pair_sums(score.order * self.target.order)
         link = Link(
-            name, len(x), design.configurations, pearson, spearman, kendall,
-            p=self._p(x, np.zeros(len(x), dtype=int), spearman.value, self.null),
-            needed=checkpoints_needed(spearman.value, design_effect=effect),
+            name, len(x), design.configurations,
+            pearson=self._interval(correlation(score.centred, self.target.centred)),
+            spearman=spearman,
+            kendall=self._interval(kendall(agreement, score.untied, self.target.untied)),
+            p=self._p(score.order, spearman.value, self.null),
+            needed=checkpoints_needed(spearman.value, design_effect=self._design_effect(score, spearman)),
         )  # fmt: skip
         if self.controls is not None:
-            within = self._interval(pooled_correlation(ranks_within(x, self.groups, self.weights), self.inner, self.weights))
+            inside = score.order * self.same
+            within = self._interval(correlation(pooled(samples.centred_ranks(inside), samples.weights), self.inner))
+            rest = self.controls.rest(score.ranks)
             link = replace(
                 link,
-                partial=self._interval(
-                    self.controls.correlation(self.controls.residuals(ranks), self.rest), self.controls.rank - 1
-                ),
+                partial=self._interval(correlation(rest, self.rest), self.controls.rank - 1),
                 within=within,
-                p_within=self._p(x, self.groups, within.value, self.inner_null),
+                p_within=self._p(inside, within.value, self.inner_null),
             )
         if deep and len(design.settings.columns):
             information = conditional_information(x, self.y, design, seed=self.seed)
@@ -203,19 +203,36 @@ class _Shared:
     def _interval(self, values: np.ndarray, controls: int = 0) -> Interval:
         return percentile_interval(float(values[0]), values[1:], self.design.configurations, controls)
 
-    def _p(self, x: np.ndarray, groups: np.ndarray, value: float, null: np.ndarray | None) -> float:
+    def _p(self, order: np.ndarray, value: float, null: np.ndarray | None) -> float:
+        """By the correlation of the score's ranks, from the signs ``order (n, n)``, with the exchanged ones of the target."""
         if null is None:
             return float("nan")
-        centred = ranks_within(x, groups, self.weights[:1])[0]
-        length = float(np.linalg.norm(centred))
-        return permutation_p(value, null @ centred / length) if length > 0 else float("nan")
+        ranks = _ranks(order)
+        length = float(np.linalg.norm(ranks))
+        return permutation_p(value, null @ ranks / length) if length > 0 else float("nan")
 
-    def _design_effect(self, x: np.ndarray, spearman: Interval) -> float:
+    def _design_effect(self, score: _Variable, spearman: Interval) -> float:
         """Variance over that of a bootstrap which takes checkpoints for independent; at least 1."""
-        ranks = weighted_ranks(x, self.independent)
-        plain = np.nanstd(weighted_pearson(ranks, self.independent_ranks, self.independent))
+        plain = np.nanstd(correlation(score.independent_ranks, self.target.independent_ranks))
         ratio = (spearman.stderr / plain) ** 2 if plain > 0 else 1.0
         return float(ratio) if np.isfinite(ratio) and ratio > 1 else 1.0
+
+
+class _Variable:
+    """A score or the target in all resamples, of configurations and of checkpoints taken for independent."""
+
+    def __init__(self, x: np.ndarray, samples: Resamples, independent: Resamples) -> None:
+        self.order = signs(x)
+        self.centred = centred(x, samples.weights)
+        self.ranks = samples.centred_ranks(self.order)
+        self.centred_ranks = centred(self.ranks, samples.weights)
+        self.independent_ranks = centred(independent.centred_ranks(self.order), independent.weights)
+        self.untied = samples.untied(x)
+
+
+def _ranks(order: np.ndarray) -> np.ndarray:
+    """``(n,)`` centred ranks from signs ``(n, n)``."""
+    return 0.5 * order.sum(1, dtype=float)
 
 
 def link_table(links: list[Link]) -> pd.DataFrame:

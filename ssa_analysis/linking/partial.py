@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from ssa_analysis.linking.rank import weighted_pearson, weighted_ranks
+from ssa_analysis.linking.rank import Centred, Resamples, centred, correlation, signs, weighted_ranks
 
 
 def control_matrix(settings: pd.DataFrame, *numbers: np.ndarray) -> np.ndarray:
@@ -40,17 +42,15 @@ class Controls:
 
     def residuals(self, values: np.ndarray) -> np.ndarray:
         """``(B, n)`` values, ``(n,)`` or ``(B, n)``, less their fit in each resample."""
-        values = np.broadcast_to(values, self.weights.shape)
         coefficients = np.einsum("bqr,br->bq", self._inverse, (self.weights * values) @ self.columns)
         return np.asarray(values - coefficients @ self.columns.T)
 
-    def correlation(self, rx: np.ndarray, ry: np.ndarray) -> np.ndarray:
-        """``(B,)`` Pearson correlation of two residuals ``(B, n)``; NaN where nothing is left of one of them."""
-        n = self.columns.shape[0]
+    def rest(self, values: np.ndarray) -> Centred:
+        """:meth:`residuals`, to be correlated; constant in resamples where nothing is left of them."""
+        found = centred(self.residuals(values), self.weights)
         # what is left of a rank by rounding is no rest
-        left = [np.sqrt((self.weights * r**2).sum(1) / self.weights.sum(1)) > 1e-9 * n for r in (rx, ry)]
-        found = weighted_pearson(rx, ry, self.weights)
-        return np.where(self.leaves_something & left[0] & left[1], found, np.nan)
+        left = np.sqrt(found.variance / self.weights.sum(1)) > 1e-9 * self.columns.shape[0]
+        return replace(found, variance=np.where(self.leaves_something & left, found.variance, np.nan))
 
 
 def partial_spearman(x: np.ndarray, y: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -60,22 +60,19 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, columns: np.ndarray, weights:
     where a resample has no more distinct rows than controls.
     """
     controls = Controls(columns, weights)
-    rx, ry = (controls.residuals(weighted_ranks(v, weights)) for v in (x, y))
-    return controls.correlation(rx, ry)
+    return correlation(*(controls.rest(weighted_ranks(v, weights)) for v in (x, y)))
 
 
-def ranks_within(values: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """``(B, n)`` ranks of ``values (n,)`` in each group of ``groups (n,)``, centred there, in each resample."""
-    same = (groups[:, None] == groups[None, :]).astype(float)
-    below = ((values[None, :] < values[:, None]) + 0.5 * (values[None, :] == values[:, None]) - 0.5) * same
-    return np.asarray(weights @ below.T)
+def same_group(groups: np.ndarray) -> np.ndarray:
+    """``(n, n)``: 1 where two checkpoints are of one group of ``groups (n,)``, 0 elsewhere."""
+    return (groups[:, None] == groups[None, :]).astype(np.float32)
 
 
-def pooled_correlation(cx: np.ndarray, cy: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """``(B,)`` correlation of two sets of centred values ``(B, n)``; NaN where one has no spread."""
-    vx, vy, product = ((weights * a * b).sum(1) for a, b in ((cx, cx), (cy, cy), (cx, cy)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where((vx > 1e-12) & (vy > 1e-12), product / np.sqrt(vx * vy), np.nan))
+def pooled(ranks: np.ndarray, weights: np.ndarray) -> Centred:
+    """``(B, n)`` ranks that are centred in each group already, to be correlated over all groups."""
+    weighted = weights * ranks
+    spread = np.einsum("bn,bn->b", weighted, ranks)
+    return Centred(ranks, weighted, np.where(spread > 1e-12, spread, np.nan))
 
 
 def within_groups(x: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -83,5 +80,5 @@ def within_groups(x: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.
 
     Groups weigh by their spread of ranks, so a group of one says nothing. One group gives Spearman's coefficient.
     """
-    cx, cy = (ranks_within(v, groups, weights) for v in (x, y))
-    return pooled_correlation(cx, cy, weights)
+    samples, same = Resamples(weights), same_group(groups)
+    return correlation(*(pooled(samples.centred_ranks(signs(v) * same), weights) for v in (x, y)))

@@ -16,14 +16,18 @@ LEAST = 4  # configurations below which resampling them says nothing of the erro
 
 
 def configuration_weights(design: Design, draws: int, seed: int = 0) -> np.ndarray:
-    """``(draws, n)`` weights of the checkpoints in resamples of configurations within methods.
+    """``(draws, n)`` weights of the checkpoints in resamples of configurations: :func:`unit_weights` of their configurations."""
+    return unit_weights(design, draws, seed)[:, design.configuration]
+
+
+def unit_weights(design: Design, draws: int, seed: int = 0) -> np.ndarray:
+    """``(draws, configurations)`` weights in resamples of configurations within methods.
 
     The bootstrap of Rao and Wu (1988): of m configurations of a method m - 1 are drawn with replacement, each weighing
     m/(m - 1), which gives the variance without the factor (m - 1)/m of the plain one. Methods with a single
     configuration are put together; where that leaves one alone, there are no strata.
     """
     rng = np.random.default_rng(seed)
-    n = len(design.configuration)
     count = design.configurations
     first = np.array([np.flatnonzero(design.configuration == c)[0] for c in range(count)])
     strata = design.method[first].astype(object)
@@ -40,7 +44,7 @@ def configuration_weights(design: Design, draws: int, seed: int = 0) -> np.ndarr
             weights[:, members] = 1.0
             continue
         weights[:, members] = rng.multinomial(m - 1, np.full(m, 1 / m), size=draws) * (m / (m - 1))
-    return np.asarray(weights[:, design.configuration].reshape(draws, n))
+    return weights
 
 
 def permutations_of(design: Design, count: int, seed: int = 0, groups: np.ndarray | None = None) -> np.ndarray:
