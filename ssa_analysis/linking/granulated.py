@@ -42,38 +42,76 @@ def _line_groups(design: Design, name: str) -> list[np.ndarray]:
     return [index for index in rows if len(set(values[index])) > 1]
 
 
+class _Lines:
+    """The groups in which one hyper-parameter varies alone, as the pairs of checkpoints in them.
+
+    Attributes:
+        first, second: ``(P,)`` rows of the pairs. group: ``(P,)`` the group of each. pairs: ``(groups,)`` how many.
+        cell_group, cell_configuration: ``(K,)`` the pairs of a group and a configuration in it.
+        touched: the numbers of pair and cell for which a row of the pair is of the cell's configuration.
+        left: ``(K,)`` how many pairs the group has without the configuration; 0 where no two values are left.
+    """
+
+    def __init__(self, lines: list[np.ndarray], values: np.ndarray, configuration: np.ndarray) -> None:
+        pairs = [rows[np.stack(np.triu_indices(len(rows), 1))] for rows in lines]
+        self.first, self.second = np.concatenate(pairs, axis=1)
+        self.pairs = np.array([found.shape[1] for found in pairs])
+        self.group = np.repeat(np.arange(len(lines)), self.pairs)
+        cells = [(g, c) for g, rows in enumerate(lines) for c in np.unique(configuration[rows])]
+        self.cell_group, self.cell_configuration = np.array(cells).T
+        number = {cell: k for k, cell in enumerate(cells)}
+        ends = zip(self.group, configuration[self.first], configuration[self.second], strict=True)
+        self.touched = np.array([(pair, number[g, c]) for pair, (g, a, b) in enumerate(ends) for c in {a, b}]).T
+        kept = [lines[g][configuration[lines[g]] != c] for g, c in cells]
+        self.left = np.array([len(rows) * (len(rows) - 1) // 2 if len(set(values[rows])) > 1 else 0 for rows in kept])
+
+    def psis(self, x: np.ndarray, y: np.ndarray, configurations: int) -> tuple[float, np.ndarray]:
+        """The mean of Kendall's coefficient over the groups; ``(configurations,)`` without each one, NaN without groups."""
+        agree = np.sign(x[self.first] - x[self.second]) * np.sign(y[self.first] - y[self.second])
+        sums = np.bincount(self.group, agree)
+        taus = sums / self.pairs
+        pair, cell = self.touched
+        rest = sums[self.cell_group] - np.bincount(cell, agree[pair], len(self.left))
+        # without a configuration its groups have what is left of them, the others what they had
+        change = np.where(self.left > 0, rest / np.maximum(self.left, 1), 0.0) - taus[self.cell_group]
+        total = taus.sum() + np.bincount(self.cell_configuration, change, configurations)
+        count = len(taus) - np.bincount(self.cell_configuration, self.left == 0, configurations)
+        return float(taus.mean()), np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+class LineGroups:
+    """The groups in which one hyper-parameter varies alone, and the granulated coefficient of any score over them."""
+
+    def __init__(self, design: Design) -> None:
+        self.configurations = design.configurations
+        lines = {name: _line_groups(design, name) for name in design.settings.columns}
+        self.lines = {
+            name: _Lines(groups, design.settings[name].to_numpy(), design.configuration) for name, groups in lines.items() if groups
+        }
+
+    def granulated(self, x: np.ndarray, y: np.ndarray) -> Granulated:
+        """As :func:`granulated_kendall`."""
+        found = {name: lines.psis(x, y, self.configurations) for name, lines in self.lines.items()}
+        settings = {name: psi for name, (psi, _) in found.items()}
+        value = float(np.mean(list(settings.values()))) if settings else float("nan")
+        if self.configurations < 3 or not settings:
+            psi = Interval(value, float("nan"), float("nan"), float("nan"))
+        else:
+            # a hyper-parameter that one configuration alone varies has no value without it: its psi then stands as it is
+            parts = [np.where(np.isnan(without), psi, without) for psi, without in found.values()]
+            error = jackknife_stderr(np.mean(parts, axis=0))
+            reach = student_quantile(0.975, self.configurations - 1) * error
+            psi = Interval(value, error, max(-1.0, value - reach), min(1.0, value + reach))
+        return Granulated(psi, settings, {name: len(lines.pairs) for name, lines in self.lines.items()})
+
+
 def granulated_kendall(x: np.ndarray, y: np.ndarray, design: Design) -> Granulated:
     """The granulated Kendall coefficient of a score ``x (n,)`` with a target ``y (n,)``.
 
     The seed is held fixed within a group and is no hyper-parameter of its own. Hyper-parameters that never vary alone have
     no psi. The interval is Student's, from a jackknife over configurations; NaN with fewer than three.
     """
-    lines = {name: _line_groups(design, name) for name in design.settings.columns}
-
-    def psis(kept: np.ndarray) -> dict[str, float]:
-        found = {}
-        for name, groups in lines.items():
-            values = design.settings[name].to_numpy()
-            left = [index[kept[index]] for index in groups]
-            taus = [kendall_a(x[index], y[index]) for index in left if len(set(values[index])) > 1]
-            if taus:
-                found[name] = float(np.mean(taus))
-        return found
-
-    everything = np.ones(len(x), dtype=bool)
-    settings = psis(everything)
-    value = float(np.mean(list(settings.values()))) if settings else float("nan")
-    count = design.configurations
-    without = [psis(design.configuration != c) for c in range(count)]
-    # a hyper-parameter that one configuration alone varies has no value without it: its psi then stands as it is
-    means = [np.mean([part.get(name, settings[name]) for name in settings]) for part in without] if settings else []
-    if count < 3 or not settings:
-        psi = Interval(value, float("nan"), float("nan"), float("nan"))
-    else:
-        error = jackknife_stderr(np.array(means))
-        reach = student_quantile(0.975, count - 1) * error
-        psi = Interval(value, error, max(-1.0, value - reach), min(1.0, value + reach))
-    return Granulated(psi, settings, {name: len(lines[name]) for name in settings})
+    return LineGroups(design).granulated(x, y)
 
 
 @dataclass(frozen=True)
@@ -102,54 +140,86 @@ def conditional_information(
     ``I(V_x; V_y | U_S) / H(V_y | U_S)`` by its plug-in estimate over all ordered pairs whose values differ, where V is the
     sign of the difference and ``U_S`` the values of the hyper-parameters S of both (eq. 6 to 9).
     """
-    names = list(design.settings.columns)
-    codes = {name: design.settings[name].astype("category").cat.codes.to_numpy() for name in names}
-    first, second = (index.ravel() for index in np.meshgrid(np.arange(len(x)), np.arange(len(x)), indexing="ij"))
-    sets = [chosen for size in range(min(largest, len(names)) + 1) for chosen in itertools.combinations(names, size)]
-    cells = []
-    for chosen in sets:
-        both = [np.zeros(len(first)), *(codes[name][index] for name in chosen for index in (first, second))]
-        _, cell = np.unique(np.stack(both, 1), axis=0, return_inverse=True)
-        cells.append(cell.ravel())
-    vx = np.sign(x[first] - x[second])
-
-    def informations(targets: np.ndarray) -> np.ndarray:
-        """``(sets, T)`` for targets ``(T, n)``."""
-        vy = np.sign(targets[:, first] - targets[:, second])
-        counted = (vx != 0) & (vy != 0)
-        return np.stack([_normalised_information(vx > 0, vy > 0, counted, cell) for cell in cells])
-
-    found = informations(y[None])[:, 0]
-    by_size: dict[int, float] = {}
-    for chosen, value in zip(sets, found, strict=True):
-        by_size[len(chosen)] = min(by_size.get(len(chosen), np.inf), float(value))
-    least = int(np.argmin(found))
-    inside = design.groups(design.nuisance)
-    null = np.array([np.nan])
-    if exchanges(design, inside):
-        orders = permutations_of(design, permutations, seed, inside)
-        null = np.concatenate([informations(y[part]).min(0) for part in np.array_split(orders, max(1, len(orders) // 50))])
-    p = permutation_p(float(found[least]), null)
-    return ConditionalInformation(float(found[least]), sets[least], by_size, float(null.mean()), p)
+    return PairInformation(y, design, largest=largest, permutations=permutations, seed=seed).of(x)
 
 
-def _normalised_information(vx: np.ndarray, vy: np.ndarray, counted: np.ndarray, cell: np.ndarray) -> np.ndarray:
+class PairInformation:
+    """:func:`conditional_information` of any score with one target: what is the same for all scores is worked out once.
+
+    A pair ``(i, j)`` with ``x_i > x_j`` is counted in the cell of the groups of i and j; that with ``x_i < x_j`` is the same
+    pair the other way round, so it need not be counted. Groups are the finest first, those that agree in all settings:
+    the cells of every set of hyper-parameters are sums of theirs.
+    """
+
+    def __init__(self, y: np.ndarray, design: Design, *, largest: int = 2, permutations: int = 200, seed: int = 0) -> None:
+        names = list(design.settings.columns)
+        self.sets = [chosen for size in range(min(largest, len(names)) + 1) for chosen in itertools.combinations(names, size)]
+        finest = design.groups(names)
+        sizes = np.bincount(finest)
+        small = sizes.max() < 64 and len(y) < 4096
+        # one number holds both counts of a cell, of pairs with y_i > y_j and, times the radix, with y_i < y_j
+        self.radix, real = (2.0**12, np.float32) if small else (2.0**26, np.float64)
+        self.pairs = (y[:, None] > y[None, :]) + self.radix * (y[:, None] < y[None, :])
+        self.pairs = self.pairs.astype(real)
+        self.members = np.eye(len(sizes), dtype=real)[finest]  # (n, finest groups)
+        first = np.unique(finest, return_index=True)[1]
+        groups = [design.groups(chosen)[first] for chosen in self.sets]
+        self.coarser = [np.eye(int(found.max()) + 1, dtype=real)[found] for found in groups]  # (finest groups, groups) each
+        inside = design.groups(design.nuisance)
+        self.orders = permutations_of(design, permutations, seed, inside) if exchanges(design, inside) else None
+
+    def of(self, x: np.ndarray) -> ConditionalInformation:
+        found = self._informations(x, np.arange(len(x))[None])[:, 0]
+        by_size: dict[int, float] = {}
+        for chosen, value in zip(self.sets, found, strict=True):
+            by_size[len(chosen)] = min(by_size.get(len(chosen), np.inf), float(value))
+        least = int(np.argmin(found))
+        null = np.array([np.nan])
+        if self.orders is not None:
+            at_once = max(1, 2**22 // self.members.shape[1] ** 2)
+            parts = np.array_split(self.orders, -(-len(self.orders) // at_once))
+            null = np.concatenate([self._informations(x, part).min(0) for part in parts])
+        p = permutation_p(float(found[least]), null)
+        return ConditionalInformation(float(found[least]), self.sets[least], by_size, float(null.mean()), p)
+
+    def _informations(self, x: np.ndarray, orders: np.ndarray) -> np.ndarray:
+        """``(sets, T)`` for the targets exchanged by ``orders (T, n)``."""
+        counts = self._counts(x, orders)
+        return np.stack([_normalised_information(*(part.T @ (counts @ part))) for part in self.coarser])
+
+    def _counts(self, x: np.ndarray, orders: np.ndarray) -> np.ndarray:
+        """``(2, T, G, G)`` pairs with ``x_i > x_j`` by the finest groups of i and j: those with ``y_i > y_j``, and ``<``."""
+        order = np.argsort(x)
+        members, x = self.members[order], x[order]
+        above = (x[:, None] > x[None, :]).astype(members.dtype)
+        groups = members.shape[1]
+        both = np.zeros((len(orders), groups, groups), dtype=members.dtype)
+        edges = np.linspace(0, len(x), 6).astype(int)  # blocks of rows: x_i > x_j only where j is not after the block
+        for total, targets in zip(both, orders[:, order], strict=True):
+            for start, stop in itertools.pairwise(edges):
+                pairs = self.pairs[targets[start:stop]].take(targets[:stop], axis=1)
+                total += members[start:stop].T @ ((pairs * above[start:stop, :stop]) @ members[:stop])
+        less = np.floor(both / self.radix)
+        return np.stack([both - self.radix * less, less])
+
+
+def _normalised_information(more: np.ndarray, less: np.ndarray) -> np.ndarray:
     """``(T,)`` values of ``I(V_x; V_y | cell) / H(V_y | cell)``; 0 where V_y is known already.
 
     Args:
-        vx: ``(pairs,)`` bool. vy: ``(T, pairs)`` bool. counted: ``(T, pairs)``, False for ties. cell: ``(pairs,)`` numbers.
+        more, less: ``(T, G, G)`` pairs (i, j) with ``x_i > x_j`` by the groups of i and j, those with ``y_i > y_j`` and ``<``.
     """
-    targets, size = len(vy), int(cell.max()) + 1
-    index = np.arange(targets)[:, None] * (4 * size) + cell * 4 + vx * 2 + vy
-    counts = np.bincount(index.ravel(), counted.ravel().astype(float), minlength=4 * size * targets).reshape(targets, size, 2, 2)
-    totals = counts.sum((1, 2, 3))
-    shares = counts / np.maximum(totals, 1)[:, None, None, None]
+    more, less = more.astype(float), less.astype(float)
+    turned = less.swapaxes(1, 2)
+    totals = np.maximum(2 * (more + less).sum((1, 2)), 1)
 
-    def entropy(table: np.ndarray) -> np.ndarray:
-        flat = table.reshape(targets, -1)
-        return np.asarray(-(flat * np.log(np.where(flat > 0, flat, 1.0))).sum(1))
+    def entropy(counts: np.ndarray) -> np.ndarray:
+        shares = counts / totals[:, None, None]
+        return np.asarray(-(shares * np.log(np.where(shares > 0, shares, 1.0))).sum((1, 2)))
 
-    total = entropy(shares.sum((2, 3)))
-    of_y, of_x, joint = (entropy(part) - total for part in (shares.sum(2), shares.sum(3), shares))
+    # a cell (a, b) holds what (b, a) holds the other way round: each entropy is twice that over x_i > x_j
+    total = entropy(more + less + turned + more.swapaxes(1, 2))
+    of_x, of_y = 2 * entropy(more + less) - total, 2 * entropy(more + turned) - total
+    joint = 2 * (entropy(more) + entropy(less)) - total
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(of_y > 1e-12, np.maximum(0.0, (of_x + of_y - joint) / of_y), 0.0))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from ssa_analysis.errors import DataError
-from ssa_analysis.linking.granulated import ConditionalInformation, Granulated, conditional_information, granulated_kendall
+from ssa_analysis.linking.granulated import ConditionalInformation, Granulated, LineGroups, PairInformation
 from ssa_analysis.linking.invariance import invariance_of
 from ssa_analysis.linking.partial import Controls, control_matrix, pooled, same_group
 from ssa_analysis.linking.power import checkpoints_needed
@@ -167,6 +168,14 @@ class _Shared:
             if exchanges(design, groups):
                 self.inner_null = self._null(inside, permutations_of(design, permutations, seed, groups))
 
+    @cached_property
+    def lines(self) -> LineGroups:
+        return LineGroups(self.design)
+
+    @cached_property
+    def information(self) -> PairInformation:
+        return PairInformation(self.y, self.design, seed=self.seed)
+
     def _null(self, order: np.ndarray, permutations: np.ndarray) -> np.ndarray:
         """``(permutations, n)`` exchanged ranks of the target, to unit length."""
         ranks = _ranks(order)
@@ -196,8 +205,7 @@ class _Shared:
                 p_within=self._p(inside, within.value, self.inner_null),
             )
         if deep and len(design.settings.columns):
-            information = conditional_information(x, self.y, design, seed=self.seed)
-            link = replace(link, granulated=granulated_kendall(x, self.y, design), information=information)
+            link = replace(link, granulated=self.lines.granulated(x, self.y), information=self.information.of(x))
         return link
 
     def _interval(self, values: np.ndarray, controls: int = 0) -> Interval:
