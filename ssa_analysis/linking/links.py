@@ -23,7 +23,7 @@ from ssa_analysis.linking.resampling import (
     permutations_of,
     unit_weights,
 )
-from ssa_analysis.linking.table import Design, design_of, note_of, wide_table
+from ssa_analysis.linking.table import Design, design_of, notes_of, wide_table
 from ssa_analysis.numerics.resampling import Interval
 from ssa_analysis.registry import unknown_name
 
@@ -122,7 +122,7 @@ def link_scores(
     family = target.split(".")[0] + "."
     names = [n for n in (table.columns if scores is None else scores) if not (target_frame is None and str(n).startswith(family))]
     links = []
-    whole = design_of(frame)
+    whole, notes = design_of(frame), notes_of(frame)
     shared: dict[tuple[str, ...], _Shared] = {}
     for name in names:
         both = pd.concat([table[name], values], axis=1, keys=["x", "y"], join="inner").dropna()
@@ -132,7 +132,7 @@ def link_scores(
         if key not in shared:
             shared[key] = _Shared(whole.of(key), both["y"].to_numpy(float), draws, permutations, seed)
         link = shared[key].link(str(name), both["x"].to_numpy(float), name in deep)
-        links.append(replace(link, invariance=invariance_of(str(name)), note=note_of(frame, str(name))))
+        links.append(replace(link, invariance=invariance_of(str(name)), note=notes.get(str(name), "")))
     adjusted = [holm(np.array([getattr(link, which) for link in links])) for which in ("p", "p_within")]
     links = [
         replace(link, p_holm=float(raw), p_within_holm=float(within)) for link, raw, within in zip(links, *adjusted, strict=True)

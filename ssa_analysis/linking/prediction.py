@@ -65,21 +65,32 @@ def ridge_fit(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
     return np.asarray(np.linalg.solve(full.T @ full + penalty, full.T @ y))
 
 
-def left_out_residuals(x: np.ndarray, y: np.ndarray, groups: np.ndarray, strength: float) -> np.ndarray:
-    """``(n,)`` residuals of each row by the ridge fit without its group, in closed form.
+def left_out_residuals(x: np.ndarray, y: np.ndarray, groups: np.ndarray, *strengths: float) -> np.ndarray:
+    """``(strengths, n)`` residuals of each row by the ridge fits without its group, in closed form; ``(n,)`` of one strength.
 
-    With the hat matrix H of the fit to all rows, the residuals of group g without it are ``(I - H_gg)^-1 e_g``.
+    With the hat matrix H of the fit to all rows, the residuals of group g without it are ``(I - H_gg)^-1 e_g``. The intercept
+    is fitted freely, so that H is 1/n and that of the centred columns; in their principal axes all strengths are at hand.
     """
-    full = np.column_stack([np.ones(len(x)), x])
-    penalty = strength * np.eye(full.shape[1])
-    penalty[0, 0] = 0.0
-    hat = full @ np.linalg.solve(full.T @ full + penalty, full.T)
-    rest = y - hat @ y
-    out = np.empty(len(y))
-    for group in np.unique(groups):
-        rows = np.flatnonzero(groups == group)
-        out[rows] = np.linalg.solve(np.eye(len(rows)) - hat[np.ix_(rows, rows)], rest[rows])
-    return out
+    n = len(y)
+    x, y = x - x.mean(0), y - y.mean()
+    spread, axes = np.linalg.eigh(x.T @ x)
+    along = x @ axes
+    shrunk = 1 / (np.maximum(spread, 0.0) + np.array(strengths)[:, None])  # (strengths, q)
+    rest = y - (shrunk * (along.T @ y)) @ along.T
+    out = np.empty_like(rest)
+    for rows in equal_blocks(groups):
+        part = along[rows]  # (blocks, rows, q)
+        hat = 1 / n + (part * shrunk[:, None, None, :]) @ part.swapaxes(1, 2)
+        out[:, rows] = np.linalg.solve(np.eye(rows.shape[1]) - hat, rest[:, rows, None])[..., 0]
+    return out[0] if len(strengths) == 1 else out
+
+
+def equal_blocks(groups: np.ndarray) -> list[np.ndarray]:
+    """The rows of groups of one size, ``(groups, rows)``, for each size that there is."""
+    order = np.argsort(groups, kind="stable")
+    sizes = np.unique(groups, return_counts=True)[1]
+    starts = np.cumsum(sizes) - sizes
+    return [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]
 
 
 def predict_left_out(x: np.ndarray, y: np.ndarray, groups: np.ndarray, inner: np.ndarray) -> np.ndarray:
@@ -94,7 +105,7 @@ def predict_left_out(x: np.ndarray, y: np.ndarray, groups: np.ndarray, inner: np
         mean, std = x[~out].mean(0), x[~out].std(0)
         scale = np.where(std > 1e-12 * np.abs(x).max(initial=1.0), 1 / np.where(std > 0, std, 1.0), 0.0)
         seen, unseen = (x[~out] - mean) * scale, (x[out] - mean) * scale
-        losses = [float(np.square(left_out_residuals(seen, y[~out], inner[~out], s)).mean()) for s in STRENGTHS]
+        losses = np.square(left_out_residuals(seen, y[~out], inner[~out], *STRENGTHS)).mean(1)
         fit = ridge_fit(seen, y[~out], STRENGTHS[int(np.argmin(losses))])
         predicted[out] = fit[0] + unseen @ fit[1:]
     return predicted

@@ -39,6 +39,16 @@ def note_of(frame: pd.DataFrame, score: str) -> str:
     return marks_of(frame.loc[(frame["measure"] == measure) & (frame["name"] == name), "settings"])
 
 
+def notes_of(frame: pd.DataFrame) -> dict[str, str]:
+    """:func:`note_of` every score of a store's long table that there is something to say of."""
+    if "settings" not in frame:
+        return {}
+    marks = frame["settings"].map(lambda s: str(s.get("mark") or ""))
+    marked = frame.loc[marks != "", ["measure", "name"]].drop_duplicates()
+    scores = [f"{measure}.{name}" for measure, name in marked.itertuples(index=False)]
+    return {score: note_of(frame, score) for score in scores}
+
+
 @dataclass(frozen=True)
 class Design:
     """How n checkpoints were made: which are repetitions of one configuration, and in what the configurations differ.
