@@ -185,7 +185,7 @@ class PairInformation:
     def _informations(self, x: np.ndarray, orders: np.ndarray) -> np.ndarray:
         """``(sets, T)`` for the targets exchanged by ``orders (T, n)``."""
         counts = self._counts(x, orders)
-        return np.stack([_normalised_information(*(part.T @ (counts @ part))) for part in self.coarser])
+        return np.stack([_normalised_information(*_coarsened(counts, part)) for part in self.coarser])
 
     def _counts(self, x: np.ndarray, orders: np.ndarray) -> np.ndarray:
         """``(2, T, G, G)`` pairs with ``x_i > x_j`` by the finest groups of i and j: those with ``y_i > y_j``, and ``<``."""
@@ -203,11 +203,19 @@ class PairInformation:
         return np.stack([both - self.radix * less, less])
 
 
+def _coarsened(counts: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """``(2, T, K, K)`` counts ``(2, T, G, G)`` by coarser groups, ``part (G, K)``; the group of j comes first."""
+    fine, coarse = part.shape
+    by_second = (counts.reshape(-1, fine) @ part).reshape(*counts.shape[:3], coarse)
+    turned = by_second.swapaxes(2, 3).reshape(-1, fine)
+    return np.asarray(turned @ part).reshape(*counts.shape[:2], coarse, coarse)
+
+
 def _normalised_information(more: np.ndarray, less: np.ndarray) -> np.ndarray:
     """``(T,)`` values of ``I(V_x; V_y | cell) / H(V_y | cell)``; 0 where V_y is known already.
 
     Args:
-        more, less: ``(T, G, G)`` pairs (i, j) with ``x_i > x_j`` by the groups of i and j, those with ``y_i > y_j`` and ``<``.
+        more, less: ``(T, G, G)`` pairs (i, j) with ``x_i > x_j`` by their groups, those with ``y_i > y_j`` and ``<``.
     """
     more, less = more.astype(float), less.astype(float)
     turned = less.swapaxes(1, 2)

@@ -14,7 +14,18 @@ from ssa_analysis.linking.granulated import ConditionalInformation, Granulated, 
 from ssa_analysis.linking.invariance import invariance_of
 from ssa_analysis.linking.partial import Controls, control_matrix, pooled, same_group
 from ssa_analysis.linking.power import checkpoints_needed
-from ssa_analysis.linking.rank import COEFFICIENTS, Resamples, centred, correlation, kendall, signs
+from ssa_analysis.linking.rank import (
+    COEFFICIENTS,
+    Centred,
+    centred,
+    centred_ranks,
+    correlation,
+    kendall,
+    pair_sums,
+    signs,
+    untied,
+    weighed,
+)
 from ssa_analysis.linking.resampling import (
     exchanges,
     holm,
@@ -30,6 +41,7 @@ from ssa_analysis.registry import unknown_name
 MINIMUM = 4  # checkpoints; with three, every rank correlation but +-1 is +-0.5
 PERMUTATIONS = 4999
 DESIGN_DRAWS = 300  # for the variance that independent checkpoints would have
+AT_ONCE = 2**17  # weights of checkpoints in resamples that are worked out together: they stay in the processor's cache
 NOTHING = Interval(float("nan"), float("nan"), float("nan"), float("nan"))
 
 
@@ -150,23 +162,26 @@ class _Shared:
     def __init__(self, design: Design, y: np.ndarray, draws: int, permutations: int, seed: int) -> None:
         self.design, self.y, self.seed = design, y - y.mean(), seed
         n = len(y)
-        units = np.concatenate([np.ones((1, design.configurations)), unit_weights(design, draws, seed)])
-        self.samples = Resamples(units, design.configuration)
-        alone = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DESIGN_DRAWS).astype(float)
-        self.independent = Resamples(alone)
-        self.target = _Variable(self.y, self.samples, self.independent)
+        self.weights = np.concatenate([np.ones((1, design.configurations)), unit_weights(design, draws, seed)])
+        self.independent = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DESIGN_DRAWS).astype(float)
+        self.controls = control_matrix(design.settings[design.nuisance]) if design.nuisance else None
+        groups = design.groups(design.nuisance)
+        self.same = same_group(groups)
+        self.members = np.eye(design.configurations, dtype=np.float32)[design.configuration]  # (n, configurations)
+        self.target = self._variable(self.y)
+        self.untied = untied(self.y, self.weights, design.configuration)
+        self.independent_ranks = self._independent_ranks(self.target)
+        parts = np.array_split(self.weights, -(-self.weights.shape[0] * n // AT_ONCE))
+        self.parts = [Resamples(part, design.configuration, self.controls, self.target) for part in parts]
         self.null = self._null(self.target.order, permutations_of(design, permutations, seed)) if exchanges(design) else None
-        self.controls: Controls | None = None
-        if design.nuisance:
-            self.controls = Controls(control_matrix(design.settings[design.nuisance]), self.samples.weights)
-            self.rest = self.controls.rest(self.target.ranks)
-            groups = design.groups(design.nuisance)
-            self.same = same_group(groups)
-            inside = self.target.order * self.same
-            self.inner = pooled(self.samples.centred_ranks(inside), self.samples.weights)
-            self.inner_null = None
-            if exchanges(design, groups):
-                self.inner_null = self._null(inside, permutations_of(design, permutations, seed, groups))
+        self.inner_null = None
+        if design.nuisance and exchanges(design, groups):
+            self.inner_null = self._null(self.target.inside, permutations_of(design, permutations, seed, groups))
+
+    def _variable(self, x: np.ndarray) -> Variable:
+        order = signs(x)
+        inside = order * self.same
+        return Variable(x, order, inside, order @ self.members, inside @ self.members)
 
     @cached_property
     def lines(self) -> LineGroups:
@@ -182,31 +197,27 @@ class _Shared:
         return np.asarray((ranks / max(np.linalg.norm(ranks), 1e-300))[permutations])
 
     def link(self, name: str, x: np.ndarray, deep: bool) -> Link:
-        x, design, samples = x - x.mean(), self.design, self.samples
-        score = _Variable(x, samples, self.independent)
-        spearman = self._interval(correlation(score.centred_ranks, self.target.centred_ranks))
-        agreement = samples.pair_sums(score.order * self.target.order)
+        design, score = self.design, self._variable(x - x.mean())
+        found = np.concatenate([part.correlations(score) for part in self.parts], axis=1)
+        pearson, spearman = (self._interval(values) for values in found[:2])
         link = Link(
-            name, len(x), design.configurations,
-            pearson=self._interval(correlation(score.centred, self.target.centred)),
-            spearman=spearman,
-            kendall=self._interval(kendall(agreement, score.untied, self.target.untied)),
+            name, len(x), design.configurations, pearson, spearman, self._interval(self._kendall(score)),
             p=self._p(score.order, spearman.value, self.null),
             needed=checkpoints_needed(spearman.value, design_effect=self._design_effect(score, spearman)),
         )  # fmt: skip
         if self.controls is not None:
-            inside = score.order * self.same
-            within = self._interval(correlation(pooled(samples.centred_ranks(inside), samples.weights), self.inner))
-            rest = self.controls.rest(score.ranks)
-            link = replace(
-                link,
-                partial=self._interval(correlation(rest, self.rest), self.controls.rank - 1),
-                within=within,
-                p_within=self._p(inside, within.value, self.inner_null),
-            )
+            within = self._interval(found[2])
+            partial = self._interval(found[3], int(np.linalg.matrix_rank(self.controls)) - 1)
+            p_within = self._p(score.inside, within.value, self.inner_null)
+            link = replace(link, partial=partial, within=within, p_within=p_within)
         if deep and len(design.settings.columns):
-            link = replace(link, granulated=self.lines.granulated(x, self.y), information=self.information.of(x))
+            link = replace(link, granulated=self.lines.granulated(score.x, self.y), information=self.information.of(score.x))
         return link
+
+    def _kendall(self, score: Variable) -> np.ndarray:
+        agreement = self.members.T @ ((score.order * self.target.order) @ self.members).astype(float)
+        untied_score = untied(score.x, self.weights, self.design.configuration)
+        return kendall(pair_sums(agreement, self.weights), untied_score, self.untied)
 
     def _interval(self, values: np.ndarray, controls: int = 0) -> Interval:
         return percentile_interval(float(values[0]), values[1:], self.design.configurations, controls)
@@ -219,28 +230,62 @@ class _Shared:
         length = float(np.linalg.norm(ranks))
         return permutation_p(value, null @ ranks / length) if length > 0 else float("nan")
 
-    def _design_effect(self, score: _Variable, spearman: Interval) -> float:
+    def _independent_ranks(self, variable: Variable) -> Centred:
+        return centred(centred_ranks(variable.order, self.independent), self.independent)
+
+    def _design_effect(self, score: Variable, spearman: Interval) -> float:
         """Variance over that of a bootstrap which takes checkpoints for independent; at least 1."""
-        plain = np.nanstd(correlation(score.independent_ranks, self.target.independent_ranks))
+        plain = np.nanstd(correlation(self._independent_ranks(score), self.independent_ranks))
         ratio = (spearman.stderr / plain) ** 2 if plain > 0 else 1.0
         return float(ratio) if np.isfinite(ratio) and ratio > 1 else 1.0
 
 
-class _Variable:
-    """A score or the target in all resamples, of configurations and of checkpoints taken for independent."""
+@dataclass(frozen=True)
+class Variable:
+    """A score or the target of n checkpoints, and what its ranks are made of.
 
-    def __init__(self, x: np.ndarray, samples: Resamples, independent: Resamples) -> None:
-        self.order = signs(x)
-        self.centred = centred(x, samples.weights)
-        self.ranks = samples.centred_ranks(self.order)
-        self.centred_ranks = centred(self.ranks, samples.weights)
-        self.independent_ranks = centred(independent.centred_ranks(self.order), independent.weights)
-        self.untied = samples.untied(x)
+    Attributes:
+        x: ``(n,)``. order: ``(n, n)`` signs of its differences; inside: 0 where settings differ.
+        sums, sums_inside: ``(n, configurations)`` these summed over the checkpoints of a configuration, as a resample weighs
+            them all alike.
+    """
+
+    x: np.ndarray
+    order: np.ndarray
+    inside: np.ndarray
+    sums: np.ndarray
+    sums_inside: np.ndarray
+
+
+class Resamples:
+    """Some resamples and the target in them; few, so that what is worked out stays near the processor.
+
+    Args:
+        weights: ``(B, configurations)``. configuration: ``(n,)``. controls: ``(n, q)``, if any.
+    """
+
+    def __init__(self, weights: np.ndarray, configuration: np.ndarray, controls: np.ndarray | None, target: Variable) -> None:
+        self.of_units, self.weights = weights, weights[:, configuration]
+        self.controls = None if controls is None else Controls(controls, self.weights)
+        self.target = self._sides(target)
+
+    def correlations(self, score: Variable) -> np.ndarray:
+        """``(2, B)`` Pearson's and Spearman's, and with controls ``(4, B)`` Spearman's within groups, and partial."""
+        return np.stack([correlation(x, y) for x, y in zip(self._sides(score), self.target, strict=True)])
+
+    def _sides(self, variable: Variable) -> list[Centred]:
+        ranks = centred_ranks(variable.sums, self.of_units)
+        noise = 1e-14 * self.weights.sum(1) ** 3
+        sides = [centred(variable.x, self.weights), weighed(ranks, self.weights, noise)]
+        if self.controls is not None:
+            sides.append(pooled(centred_ranks(variable.sums_inside, self.of_units), self.weights))
+            sides.append(self.controls.rest(ranks))
+        return sides
 
 
 def _ranks(order: np.ndarray) -> np.ndarray:
     """``(n,)`` centred ranks from signs ``(n, n)``."""
-    return 0.5 * order.sum(1, dtype=float)
+    return np.asarray(0.5 * order.sum(1, dtype=float))
 
 
 def link_table(links: list[Link]) -> pd.DataFrame:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
-from ssa_analysis.linking.rank import Centred, Resamples, centred, correlation, signs, weighted_ranks
+from ssa_analysis.linking.rank import Centred, centred_ranks, correlation, signs, weighed, weighted_ranks
 
 
 def control_matrix(settings: pd.DataFrame, *numbers: np.ndarray) -> np.ndarray:
@@ -46,11 +44,10 @@ class Controls:
         return np.asarray(values - coefficients @ self.columns.T)
 
     def rest(self, values: np.ndarray) -> Centred:
-        """:meth:`residuals`, to be correlated; constant in resamples where nothing is left of them."""
-        found = centred(self.residuals(values), self.weights)
+        """:meth:`residuals` of ranks, to be correlated; constant in resamples where nothing is left of them."""
         # what is left of a rank by rounding is no rest
-        left = np.sqrt(found.variance / self.weights.sum(1)) > 1e-9 * self.columns.shape[0]
-        return replace(found, variance=np.where(self.leaves_something & left, found.variance, np.nan))
+        noise = self.weights.sum(1) * (5e-8 * self.columns.shape[0]) ** 2
+        return weighed(self.residuals(values), self.weights, np.where(self.leaves_something, noise, np.inf))
 
 
 def partial_spearman(x: np.ndarray, y: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -70,9 +67,7 @@ def same_group(groups: np.ndarray) -> np.ndarray:
 
 def pooled(ranks: np.ndarray, weights: np.ndarray) -> Centred:
     """``(B, n)`` ranks that are centred in each group already, to be correlated over all groups."""
-    weighted = weights * ranks
-    spread = np.einsum("bn,bn->b", weighted, ranks)
-    return Centred(ranks, weighted, np.where(spread > 1e-12, spread, np.nan))
+    return weighed(ranks, weights, 1e-12)
 
 
 def within_groups(x: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -80,5 +75,5 @@ def within_groups(x: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.
 
     Groups weigh by their spread of ranks, so a group of one says nothing. One group gives Spearman's coefficient.
     """
-    samples, same = Resamples(weights), same_group(groups)
-    return correlation(*(pooled(samples.centred_ranks(signs(v) * same), weights) for v in (x, y)))
+    same = same_group(groups)
+    return correlation(*(pooled(centred_ranks(signs(v) * same, weights), weights) for v in (x, y)))

@@ -27,12 +27,15 @@ def centred(x: np.ndarray, weights: np.ndarray) -> Centred:
     """``x``, ``(n,)`` or ``(B, n)``, less its mean in the sample of each row of ``weights (B, n)``."""
     total = weights.sum(1)
     sums = weights @ x if x.ndim == 1 else np.einsum("bn,bn->b", weights, x)
-    values = x - (sums / total)[:, None]
+    # a resample of one repeated value leaves rounding noise, not a variance
+    return weighed(x - (sums / total)[:, None], weights, 1e-14 * total * max(float(x.max()), -float(x.min())) ** 2)
+
+
+def weighed(values: np.ndarray, weights: np.ndarray, noise: np.ndarray | float) -> Centred:
+    """``(B, n)`` values of mean 0 in their samples; constant where the variance, times the sum of weights, is but ``noise``."""
     weighted = weights * values
     variance = np.einsum("bn,bn->b", weighted, values)
-    # a resample of one repeated value leaves rounding noise, not a variance
-    constant = variance <= 1e-14 * total * max(float(x.max()), -float(x.min())) ** 2
-    return Centred(values, weighted, np.where(constant, np.nan, variance))
+    return Centred(values, weighted, np.where(variance > noise, variance, np.nan))
 
 
 def correlation(x: Centred, y: Centred) -> np.ndarray:
@@ -50,58 +53,44 @@ def signs(x: np.ndarray) -> np.ndarray:
     return np.sign(x[:, None] - x[None, :]).astype(np.float32)
 
 
-class Resamples:
-    """B weighted samples of n checkpoints, those of one unit (a configuration) weighing the same.
+def centred_ranks(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``(B, n)`` average ranks less their mean.
 
-    Sums over checkpoints are taken over those of each unit first, once for all samples. In single precision: they are sums
-    of signs, whole numbers below 2^24.
+    A checkpoint is above the mean rank by half of what lies below it less half of what lies above.
 
     Args:
-        weights: ``(B, U)``. units: ``(n,)`` the unit of each checkpoint; without it each is its own, ``U = n``.
+        sums: ``(n, U)`` :func:`signs` summed over the second's unit, or the signs themselves. weights: ``(B, U)`` of the units.
     """
+    return np.asarray(weights @ (0.5 * sums.astype(float)).T)
 
-    def __init__(self, weights: np.ndarray, units: np.ndarray | None = None) -> None:
-        self.units = np.arange(weights.shape[1]) if units is None else units
-        self.of_units = weights
-        self.weights = weights if units is None else weights[:, units]  # (B, n)
-        self._members = None if units is None else np.eye(weights.shape[1], dtype=np.float32)[units]
 
-    def centred_ranks(self, order: np.ndarray) -> np.ndarray:
-        """``(B, n)`` average ranks less their mean, from the signs ``order (n, n)``.
+def pair_sums(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``(B,)`` sums of ``w_u w_v m_uv`` over pairs of units, for ``sums (U, U)`` and ``weights (B, U)``."""
+    return np.asarray(np.einsum("bu,bu->b", weights @ sums.astype(float), weights))
 
-        A checkpoint is above the mean rank by half of what lies below it less half of what lies above.
-        """
-        return np.asarray(self.of_units @ (0.5 * self._over_units(order)).T)
 
-    def pair_sums(self, pairs: np.ndarray) -> np.ndarray:
-        """``(B,)`` sums of ``w_i w_j m_ij`` over ``pairs (n, n)`` of signs."""
-        sums = self._over_units(pairs)
-        if self._members is not None:
-            sums = self._members.T @ sums
-        return np.einsum("bu,bu->b", self.of_units @ sums, self.of_units)
+def untied(x: np.ndarray, weights: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """``(B,)`` sums of ``w_i w_j`` over the pairs whose values of ``x (n,)`` differ: all, less those of equal values.
 
-    def untied(self, x: np.ndarray) -> np.ndarray:
-        """``(B,)`` sums of ``w_i w_j`` over the pairs whose values of ``x (n,)`` differ: all, less those of equal values."""
-        _, groups, counts = np.unique(x, return_inverse=True, return_counts=True)
-        tied = np.flatnonzero(counts > 1)
-        equal = np.square(self.of_units) @ np.bincount(self.units, counts[groups] == 1, self.of_units.shape[1])
-        if len(tied):
-            columns = np.zeros((self.of_units.shape[1], len(counts)))
-            np.add.at(columns, (self.units, groups), 1.0)
-            equal = equal + np.square(self.of_units @ columns[:, tied]).sum(1)
-        every = np.square(self.weights.sum(1))
-        # where all values are equal, rounding leaves something of the difference
-        return np.where(every - equal > 1e-12 * every, every - equal, 0.0)
-
-    def _over_units(self, pairs: np.ndarray) -> np.ndarray:
-        """``(n, U)`` sums over the second of a pair."""
-        sums = pairs if self._members is None else pairs @ self._members
-        return sums.astype(float)
+    Args:
+        weights: ``(B, U)``. units: ``(n,)`` the unit of each checkpoint, which has its weight.
+    """
+    _, values, counts = np.unique(x, return_inverse=True, return_counts=True)
+    several = np.flatnonzero(counts > 1)
+    size = weights.shape[1]
+    equal = np.square(weights) @ np.bincount(units, counts[values] == 1, size)
+    if len(several):
+        members = np.zeros((size, len(counts)))
+        np.add.at(members, (units, values), 1.0)
+        equal = equal + np.square(weights @ members[:, several]).sum(1)
+    every = np.square(weights @ np.bincount(units, minlength=size))
+    # where all values are equal, rounding leaves something of the difference
+    return np.where(every - equal > 1e-12 * every, every - equal, 0.0)
 
 
 def weighted_ranks(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """``(B, n)`` average ranks of each unit within the sample in which unit j stands ``weights[b, j]`` times."""
-    return Resamples(weights).centred_ranks(signs(x)) + (weights.sum(1, keepdims=True) + 1) / 2
+    return centred_ranks(signs(x), weights) + (weights.sum(1, keepdims=True) + 1) / 2
 
 
 def kendall(agreement: np.ndarray, untied_x: np.ndarray, untied_y: np.ndarray) -> np.ndarray:
@@ -115,8 +104,8 @@ def weighted_kendall(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.nd
 
     Concordance sums are quadratic forms in the weights, ``w'(S_x * S_y)w`` with S the matrix of signs of differences.
     """
-    samples = Resamples(weights)
-    return kendall(samples.pair_sums(signs(x) * signs(y)), samples.untied(x), samples.untied(y))
+    each = np.arange(len(x))
+    return kendall(pair_sums(signs(x) * signs(y), weights), untied(x, weights, each), untied(y, weights, each))
 
 
 def correlations(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
