@@ -164,7 +164,10 @@ class PairInformation:
         self.members = np.eye(len(sizes), dtype=real)[finest]  # (n, finest groups)
         first = np.unique(finest, return_index=True)[1]
         groups = [design.groups(chosen)[first] for chosen in self.sets]
-        self.coarser = [np.eye(int(found.max()) + 1, dtype=real)[found] for found in groups]  # (finest groups, groups) each
+        coarser = [np.eye(int(found.max()) + 1, dtype=real)[found] for found in groups]  # (finest groups, groups) each
+        self.coarser = np.concatenate(coarser, axis=1)
+        edges = np.cumsum([0, *(part.shape[1] for part in coarser)])
+        self.columns = [slice(start, stop) for start, stop in itertools.pairwise(edges)]  # of each set
         inside = design.groups(design.nuisance)
         self.orders = permutations_of(design, permutations, seed, inside) if exchanges(design, inside) else None
 
@@ -176,7 +179,7 @@ class PairInformation:
         least = int(np.argmin(found))
         null = np.array([np.nan])
         if self.orders is not None:
-            at_once = max(1, 2**22 // self.members.shape[1] ** 2)
+            at_once = max(1, 2**20 // self.members.shape[1] ** 2)
             parts = np.array_split(self.orders, -(-len(self.orders) // at_once))
             null = np.concatenate([self._informations(x, part).min(0) for part in parts])
         p = permutation_p(float(found[least]), null)
@@ -185,7 +188,15 @@ class PairInformation:
     def _informations(self, x: np.ndarray, orders: np.ndarray) -> np.ndarray:
         """``(sets, T)`` for the targets exchanged by ``orders (T, n)``."""
         counts = self._counts(x, orders)
-        return np.stack([_normalised_information(*_coarsened(counts, part)) for part in self.coarser])
+        fine = counts.shape[-1]
+        by_second = (counts.reshape(-1, fine) @ self.coarser).reshape(*counts.shape[:3], -1)
+        found = []
+        for columns in self.columns:
+            part = self.coarser[:, columns]
+            turned = by_second[..., columns].swapaxes(2, 3)  # (2, T, groups of j, finest groups of i)
+            cells = (turned.reshape(-1, fine) @ part).reshape(*turned.shape[:3], -1)
+            found.append(_normalised_information(*cells))
+        return np.stack(found)
 
     def _counts(self, x: np.ndarray, orders: np.ndarray) -> np.ndarray:
         """``(2, T, G, G)`` pairs with ``x_i > x_j`` by the finest groups of i and j: those with ``y_i > y_j``, and ``<``."""
@@ -203,19 +214,11 @@ class PairInformation:
         return np.stack([both - self.radix * less, less])
 
 
-def _coarsened(counts: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """``(2, T, K, K)`` counts ``(2, T, G, G)`` by coarser groups, ``part (G, K)``; the group of j comes first."""
-    fine, coarse = part.shape
-    by_second = (counts.reshape(-1, fine) @ part).reshape(*counts.shape[:3], coarse)
-    turned = by_second.swapaxes(2, 3).reshape(-1, fine)
-    return np.asarray(turned @ part).reshape(*counts.shape[:2], coarse, coarse)
-
-
 def _normalised_information(more: np.ndarray, less: np.ndarray) -> np.ndarray:
     """``(T,)`` values of ``I(V_x; V_y | cell) / H(V_y | cell)``; 0 where V_y is known already.
 
     Args:
-        more, less: ``(T, G, G)`` pairs (i, j) with ``x_i > x_j`` by their groups, those with ``y_i > y_j`` and ``<``.
+        more, less: ``(T, G, G)`` pairs (i, j) with ``x_i > x_j`` by the groups of j and i, those with ``y_i > y_j`` and ``<``.
     """
     more, less = more.astype(float), less.astype(float)
     turned = less.swapaxes(1, 2)

@@ -43,10 +43,9 @@ def notes_of(frame: pd.DataFrame) -> dict[str, str]:
     """:func:`note_of` every score of a store's long table that there is something to say of."""
     if "settings" not in frame:
         return {}
-    marks = frame["settings"].map(lambda s: str(s.get("mark") or ""))
-    marked = frame.loc[marks != "", ["measure", "name"]].drop_duplicates()
-    scores = [f"{measure}.{name}" for measure, name in marked.itertuples(index=False)]
-    return {score: note_of(frame, score) for score in scores}
+    marked = {keys[:2] for keys in zip(frame["measure"], frame["name"], frame["settings"], strict=True) if keys[2].get("mark")}
+    groups = frame.groupby(["measure", "name"], sort=False)["settings"]
+    return {f"{measure}.{name}": marks_of(groups.get_group((measure, name))) for measure, name in marked}
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,11 @@ def design_of(frame: pd.DataFrame, checkpoints: Sequence[str] | None = None) -> 
     trainings: list[dict[str, Any]] = list(first["training"].reindex(names)) if "training" in first else [{}] * len(names)
     trainings = [training if isinstance(training, dict) else {} for training in trainings]
     rows: list[dict[str, Any]] = []
+    known: dict[str, dict[str, Any]] = {}  # by all settings but the seed
     for number, training in enumerate(trainings):
         if training.get("settings"):
-            row = hyperparameters(training["settings"])
+            key = repr({name: value for name, value in training["settings"].items() if name != "seed"})
+            row = known[key] = known.get(key) or hyperparameters(training["settings"])
             rows.append({**row, "epochs": training.get("epoch", row["epochs"])})
         else:
             rows.append({"file": number})
