@@ -60,7 +60,7 @@ class _Lines:
         cells = [(g, c) for g, rows in enumerate(lines) for c in np.unique(configuration[rows])]
         self.cell_group, self.cell_configuration = np.array(cells).T
         number = {cell: k for k, cell in enumerate(cells)}
-        ends = zip(self.group, configuration[self.first], configuration[self.second], strict=True)
+        ends = zip(*(part.tolist() for part in (self.group, configuration[self.first], configuration[self.second])), strict=True)
         self.touched = np.array([(pair, number[g, c]) for pair, (g, a, b) in enumerate(ends) for c in {a, b}]).T
         kept = [lines[g][configuration[lines[g]] != c] for g, c in cells]
         self.left = np.array([len(rows) * (len(rows) - 1) // 2 if len(set(values[rows])) > 1 else 0 for rows in kept])
@@ -86,7 +86,9 @@ class LineGroups:
         self.configurations = design.configurations
         lines = {name: _line_groups(design, name) for name in design.settings.columns}
         self.lines = {
-            name: _Lines(groups, design.settings[name].to_numpy(), design.configuration) for name, groups in lines.items() if groups
+            name: _Lines(groups, design.settings[name].to_numpy(), design.configuration)
+            for name, groups in lines.items()
+            if groups
         }
 
     def granulated(self, x: np.ndarray, y: np.ndarray) -> Granulated:

@@ -62,7 +62,7 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, columns: np.ndarray, weights:
 
 def same_group(groups: np.ndarray) -> np.ndarray:
     """``(n, n)``: 1 where two checkpoints are of one group of ``groups (n,)``, 0 elsewhere."""
-    return (groups[:, None] == groups[None, :]).astype(np.float32)
+    return np.asarray(groups[:, None] == groups[None, :], dtype=np.float32)
 
 
 def pooled(ranks: np.ndarray, weights: np.ndarray) -> Centred:

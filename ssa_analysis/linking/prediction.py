@@ -82,7 +82,7 @@ def left_out_residuals(x: np.ndarray, y: np.ndarray, groups: np.ndarray, *streng
         part = along[rows]  # (blocks, rows, q)
         hat = 1 / n + (part * shrunk[:, None, None, :]) @ part.swapaxes(1, 2)
         out[:, rows] = np.linalg.solve(np.eye(rows.shape[1]) - hat, rest[:, rows, None])[..., 0]
-    return out[0] if len(strengths) == 1 else out
+    return np.asarray(out[0] if len(strengths) == 1 else out)
 
 
 def equal_blocks(groups: np.ndarray) -> list[np.ndarray]:

@@ -50,7 +50,7 @@ def weighted_pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.nd
 
 def signs(x: np.ndarray) -> np.ndarray:
     """``(n, n)`` signs of ``x_i - x_j``: all that ranks and Kendall's coefficient know of ``x (n,)``."""
-    return np.sign(x[:, None] - x[None, :]).astype(np.float32)
+    return np.asarray(np.sign(x[:, None] - x[None, :]), dtype=np.float32)
 
 
 def centred_ranks(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -85,12 +85,12 @@ def untied(x: np.ndarray, weights: np.ndarray, units: np.ndarray) -> np.ndarray:
         equal = equal + np.square(weights @ members[:, several]).sum(1)
     every = np.square(weights @ np.bincount(units, minlength=size))
     # where all values are equal, rounding leaves something of the difference
-    return np.where(every - equal > 1e-12 * every, every - equal, 0.0)
+    return np.asarray(np.where(every - equal > 1e-12 * every, every - equal, 0.0))
 
 
 def weighted_ranks(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """``(B, n)`` average ranks of each unit within the sample in which unit j stands ``weights[b, j]`` times."""
-    return centred_ranks(signs(x), weights) + (weights.sum(1, keepdims=True) + 1) / 2
+    return np.asarray(centred_ranks(signs(x), weights) + (weights.sum(1, keepdims=True) + 1) / 2)
 
 
 def kendall(agreement: np.ndarray, untied_x: np.ndarray, untied_y: np.ndarray) -> np.ndarray:
