@@ -7,6 +7,7 @@ which of two checkpoints is better once one or two hyper-parameters of both are 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -158,11 +159,13 @@ class PairInformation:
         self.sets = [chosen for size in range(min(largest, len(names)) + 1) for chosen in itertools.combinations(names, size)]
         finest = design.groups(names)
         sizes = np.bincount(finest)
-        small = sizes.max() < 64 and len(y) < 4096
-        # one number holds both counts of a cell, of pairs with y_i > y_j and, times the radix, with y_i < y_j
-        self.radix, real = (2.0**12, np.float32) if small else (2.0**26, np.float64)
-        self.pairs = (y[:, None] > y[None, :]) + self.radix * (y[:, None] < y[None, :])
-        self.pairs = self.pairs.astype(real)
+        # one number holds, as its digits, the counts of a cell for several targets: of y_i > y_j and of y_i < y_j for each
+        bits = int(sizes.max() ** 2).bit_length()
+        self.radix, single = 2.0**bits, 2 * bits <= 24 and len(y) < 4096
+        self.together = max(1, (24 if single else 52) // (2 * bits))
+        real = np.float32 if single else np.float64
+        pairs = (y[:, None] > y[None, :]) + self.radix * (y[:, None] < y[None, :])
+        self.pairs = [(pairs * self.radix ** (2 * k)).astype(real) for k in range(self.together)]
         self.members = np.eye(len(sizes), dtype=real)[finest]  # (n, finest groups)
         first = np.unique(finest, return_index=True)[1]
         groups = [design.groups(chosen)[first] for chosen in self.sets]
@@ -206,14 +209,20 @@ class PairInformation:
         members, x = self.members[order], x[order]
         above = (x[:, None] > x[None, :]).astype(members.dtype)
         groups = members.shape[1]
-        both = np.zeros((len(orders), groups, groups), dtype=members.dtype)
+        counts = np.empty((2, len(orders), groups, groups), dtype=members.dtype)
         edges = np.linspace(0, len(x), 6).astype(int)  # blocks of rows: x_i > x_j only where j is not after the block
-        for total, targets in zip(both, orders[:, order], strict=True):
+        for begin in range(0, len(orders), self.together):
+            targets = orders[begin : begin + self.together][:, order]
+            total = np.zeros((groups, groups), dtype=members.dtype)
             for start, stop in itertools.pairwise(edges):
-                pairs = self.pairs[targets[start:stop]].take(targets[:stop], axis=1)
-                total += members[start:stop].T @ ((pairs * above[start:stop, :stop]) @ members[:stop])
-        less = np.floor(both / self.radix)
-        return np.stack([both - self.radix * less, less])
+                rows = (pairs[t[start:stop]].take(t[:stop], axis=1) for pairs, t in zip(self.pairs, targets, strict=False))
+                found = functools.reduce(np.add, rows) * above[start:stop, :stop]
+                total += members[start:stop].T @ (found @ members[:stop])
+            for number in range(2 * len(targets)):
+                rest = np.floor(total / self.radix)
+                counts[number % 2, begin + number // 2] = total - self.radix * rest
+                total = rest
+        return counts
 
 
 def _normalised_information(more: np.ndarray, less: np.ndarray) -> np.ndarray:

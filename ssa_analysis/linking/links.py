@@ -149,8 +149,7 @@ def link_scores(
     links = [
         replace(link, p_holm=float(raw), p_within_holm=float(within)) for link, raw, within in zip(links, *adjusted, strict=True)
     ]
-    # an accuracy and its error are equally strong but for rounding: they stay in the order of the table
-    return sorted(links, key=lambda link: -round(abs(np.nan_to_num(link.spearman.value)), 12))
+    return sorted(links, key=lambda link: -abs(np.nan_to_num(link.spearman.value)))
 
 
 class _Shared:
