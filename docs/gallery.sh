@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Train small encoders on digits, score them for every figure, draw docs/gallery.md and docs/gallery/.
+#   docs/gallery.sh OUT
+# About a quarter of an hour on two cores.
+set -euo pipefail
+out=$1
+here=$(dirname "$0")
+ssa() { "${PYTHON:-python}" -m ssa_analysis "$@"; }
+[ -e "$out/scores.db" ] || ssa demo --out "$out"
+store=(--data digits --store "$out/scores.db" --measures landscape)
+ssa score "$out"/runs/*/last.pt "${store[@]}" --set landscape.along=eigenvectors
+ssa score "$out"/runs/*-s1/last.pt "${store[@]}" --set landscape.along=checkpoint --set "landscape.other=$out/runs/simclr-s0/last.pt"
+for method in simclr ssa-clr; do
+  run=$out/recorded/$method
+  [ -e "$run/last.pt" ] || ssa train --method $method --data digits --arch convnet --projector 64,32 --epochs 20 --batch 128 \
+    --lr 0.1 --warmup 2 --keep-every 5 --record curvature,shift --record-every 2 --out "$run"
+  ssa score "$run"/epochs/*.pt "$run/last.pt" --data digits --store "$out/epochs.db" --measures bounds --set bounds.scales=0
+done
+"${PYTHON:-python}" "$here/gallery.py" "$out/scores.db" "$out/epochs.db"

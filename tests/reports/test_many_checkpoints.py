@@ -1,0 +1,43 @@
+"""A report of five hundred checkpoints: soon there, and small."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scores_by_hand import METHODS, fill, scores_of
+from ssa_analysis.reports.html import write_report
+
+from ssa_analysis.running.store import Store
+
+COUNT = 500
+SECONDS, BYTES = 60, 20 * 10**6
+
+
+@pytest.mark.slow
+def test_five_hundred_checkpoints(tmp_path: Path) -> None:
+    """Seconds of the processor, so that other work on the machine does not count."""
+    rng = np.random.default_rng(0)
+    some = [scores_of(number) for number in range(8)]
+    with Store(tmp_path / "scores.db") as store:
+        store._db.execute("PRAGMA synchronous = OFF")  # not what is tried here
+        for number in range(COUNT):
+            scores = [replace(s, value=s.value * (1 + 0.05 * rng.standard_normal())) for s in some[number % 8]]
+            fill(store, f"{METHODS[number % 4]}-lr{number % 25}-s{number}", METHODS[number % 4], scores)
+        began = time.process_time()
+        page = write_report(store, tmp_path / "report")
+        took = time.process_time() - began
+    files = [path for path in (tmp_path / "report").rglob("*") if path.is_file()]
+    assert took < SECONDS
+    assert sum(path.stat().st_size for path in files) < BYTES
+    source = page.read_text()
+    assert len(re.findall('data-card="', source)) == COUNT
+    assert f"<li>{COUNT} checkpoints</li>" in source
+    assert "The 26,500 rows are in tables/scores.csv.gz" in source
+    assert source.count("<tr>") < 2 * COUNT + 200  # the long tables are not written out
+    assert {path.name for path in files} >= {"scores.csv.gz", "summary.csv", "summary.tex"}
+    assert "scores.tex" not in {path.name for path in files}
