@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from ssa_analysis.errors import SettingsError
@@ -31,13 +31,17 @@ def check_fields(kind: str, values: Iterable[str], row: type) -> None:
 class Registry(Generic[T]):
     """Named entries of one kind. Other packages add theirs under the entry-point group ``ssa_analysis.<kind>s``.
 
-    An entry point's value is registered under the entry point's name when a name is first looked up.
+    An entry point's value is registered under the entry point's name when a name is first looked up. One that cannot be used
+    is left out, and :attr:`problems` says why; the others go on.
+
+    Args:
+        kind: what an entry is called. row: class of the entries; other packages' are checked against it.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, row: type[T] | None = None) -> None:
+        self.kind, self.row = kind, row
         self._entries: dict[str, T] = {}
-        self._broken: dict[str, str] = {}
+        self._problems: list[tuple[str, str]] = []
         self._plugins_loaded = False
 
     def add(self, name: str, entry: T) -> T:
@@ -48,22 +52,41 @@ class Registry(Generic[T]):
         return entry
 
     def _load_plugins(self) -> None:
-        if not self._plugins_loaded:
-            self._plugins_loaded = True
-            for point in entry_points(group=f"ssa_analysis.{self.kind}s"):
-                if point.name in self._entries:
-                    continue
-                try:
-                    self._entries[point.name] = point.load()
-                except Exception as error:  # somebody else's package; what does not need it must go on
-                    self._broken[point.name] = f"{type(error).__name__}: {error}"
+        if self._plugins_loaded:
+            return
+        self._plugins_loaded = True
+        for point in entry_points(group=f"ssa_analysis.{self.kind}s"):
+            try:
+                self._entries[point.name] = self._loaded(point)
+            except (Exception, SystemExit) as error:  # somebody else's package; what does not need it must go on
+                why = str(error) if isinstance(error, SettingsError) else f"{type(error).__name__}: {error}"
+                package = point.dist.name if point.dist is not None else point.value
+                line = f"the {self.kind} {point.name!r} of the package {package!r} is left out: {why.splitlines()[0]}"
+                self._problems.append((point.name, line))
+
+    def _loaded(self, point: EntryPoint) -> T:
+        if point.name in self._entries:
+            raise SettingsError("another one has that name")
+        entry = point.load()
+        if self.row is not None and not isinstance(entry, self.row):
+            raise SettingsError(f"{point.value} must be a {self.row.__name__}, it is a {type(entry).__name__}")
+        if getattr(entry, "name", point.name) != point.name:
+            raise SettingsError(f"{point.value} calls itself {entry.name!r}")
+        return entry  # type: ignore[no-any-return]
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for each entry of another package that was left out."""
+        self._load_plugins()
+        return [line for _, line in self._problems]
 
     def get(self, name: str) -> T:
-        """The entry called ``name``; SettingsError with suggestions otherwise."""
+        """The entry called ``name``; SettingsError with suggestions, or with what is wrong with the package that offers it."""
         self._load_plugins()
-        if name in self._broken:
-            raise SettingsError(f"the plug-in that offers the {self.kind} {name!r} cannot be loaded ({self._broken[name]})")
         if name not in self._entries:
+            for left_out, line in self._problems:
+                if left_out == name:
+                    raise SettingsError(line)
             raise unknown_name(self.kind, name, self.names())
         return self._entries[name]
 

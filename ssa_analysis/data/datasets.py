@@ -40,7 +40,7 @@ class DataSource:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
-DATASETS: Registry[DataSource] = Registry("dataset")
+DATASETS: Registry[DataSource] = Registry("dataset", DataSource)
 
 
 @dataclass(frozen=True)

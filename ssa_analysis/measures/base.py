@@ -109,7 +109,7 @@ def _coerce(measure: str, key: str, value: Any, default: Any) -> Any:
         raise SettingsError(f"setting {key} of {measure} must be of type {kind.__name__}, got {value!r}") from error
 
 
-MEASURES: Registry[Measure] = Registry("measure")
+MEASURES: Registry[Measure] = Registry("measure", Measure)
 
 
 def measure(

@@ -135,7 +135,7 @@ class Layout:
     recognise: Callable[[Any], Recognised] | None = None
 
 
-LAYOUTS: Registry[Layout] = Registry("layout")
+LAYOUTS: Registry[Layout] = Registry("layout", Layout)
 
 
 @dataclass(frozen=True)

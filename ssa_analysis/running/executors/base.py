@@ -84,7 +84,7 @@ class ExecutorKind:
     options: tuple[str, ...] = ()
 
 
-EXECUTORS: Registry[ExecutorKind] = Registry("executor")
+EXECUTORS: Registry[ExecutorKind] = Registry("executor", ExecutorKind)
 
 
 def make_executor(name: str, settings: ExecutorSettings) -> Executor:
