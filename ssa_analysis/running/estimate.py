@@ -1,13 +1,16 @@
-"""What a study will take, from a few steps of its own training on this machine: time and disk, roughly."""
+"""What training and a study will take, from a few steps on this machine: time, memory and disk, roughly."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.views import Views
@@ -19,6 +22,8 @@ from ssa_analysis.training.optimizers import STATES
 from ssa_analysis.training.settings import TrainSettings, method_row
 
 STEPS = 2  # that are timed, after one that is not
+LONG = 0.2  # seconds beyond which no larger part of a batch is timed
+PART = 8  # images or pairs that are timed at least
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,17 @@ UNKNOWN = Work(gradients=50, forwards=10)  # a plug-in's measure
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of training and of scoring on this machine with the given number of workers, and bytes on disk."""
+    """What it takes on this machine with the given number of workers.
+
+    Attributes:
+        training, scoring: seconds. disk: bytes of the checkpoints. memory: bytes at the peak of one training, without PyTorch's
+            own; the largest of all.
+    """
 
     training: float
     scoring: float
     disk: int
+    memory: int = 0
 
     @property
     def seconds(self) -> float:
@@ -75,16 +86,44 @@ def timed(function: Callable[[], Any], device: torch.device) -> float:
     return min(times[1:])
 
 
+def kept_bytes(function: Callable[[], Any], encoder: Encoder) -> int:
+    """Bytes that a computation keeps for its gradient, besides the weights, which are there in any case."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*encoder.parameters(), *encoder.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        function()
+    return sum(kept.values())
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Of a whole batch of pairs: seconds of a gradient and of a forward pass, bytes kept on the way; numbers in the encoder."""
+
+    gradient: float
+    forward: float
+    kept: int
+    weights: int
+
+
 class _Stopwatch:
-    """Times of views, of a gradient and of a forward pass, each measured once for the settings that decide it."""
+    """Times of views and of passes, each measured once for the settings that decide it.
+
+    Of batches that take long a part is timed, so that the estimate itself takes a second or two.
+    """
 
     def __init__(self, data: Data, device: torch.device) -> None:
         self.data, self.device = data, device
         self._views: dict[Any, float] = {}
-        self._passes: dict[Any, tuple[float, float]] = {}
-        self.encoders: dict[Any, Encoder] = {}
+        self._passes: dict[Any, _Passes] = {}
 
-    def batch(self, count: int) -> torch.Tensor:
+    def batch(self, count: int) -> Tensor:
         images = self.data.images_of("train")
         return images[torch.arange(count) % len(images)].to(self.device)
 
@@ -95,32 +134,56 @@ class _Stopwatch:
             recipe = replace(recipe, fourier=replace(recipe.fourier, partner="batch"))
         key = (repr(recipe), settings.batch)
         if key not in self._views:
-            views, images = Views(recipe, self.data.image_size), self.batch(settings.batch)
-            self._views[key] = timed(lambda: views.pair(images, 0), self.device)
+            views = Views(recipe, self.data.image_size)
+            self._views[key] = self._in_part(settings.batch, lambda images: views.pair(images, 0))[0]
         return self._views[key]
 
-    def passes(self, settings: TrainSettings) -> tuple[float, float]:
+    def passes(self, settings: TrainSettings) -> _Passes:
         """A gradient of a batch of pairs, and a forward pass over as many images as it has."""
         key = (settings.arch, settings.width, settings.stem, settings.projector, settings.batch, settings.amp)
         if key not in self._passes:
             encoder = build_encoder(settings, self.data).to(self.device)
-            pixels = self.batch(settings.batch).float() / 255
-
-            def forward() -> None:
-                with torch.no_grad():
-                    encoder.embed(torch.cat([pixels, pixels]))
-
             plain = replace(settings, negatives=None, accumulate=1)
-            gradient = timed(lambda: batch_loss(encoder, pixels, pixels, plain, 0).backward(), self.device)
-            self._passes[key] = gradient, timed(forward, self.device)
-            self.encoders[key] = encoder
+
+            def gradient(images: Tensor) -> None:
+                batch_loss(encoder, images.float() / 255, images.float() / 255, plain, 0).backward()
+
+            def forward(images: Tensor) -> None:
+                with torch.no_grad():
+                    encoder.embed(torch.cat([images, images]).float() / 255)
+
+            seconds, count = self._in_part(settings.batch, gradient)
+            images, factor = self.batch(count), settings.batch / count
+            self._passes[key] = _Passes(
+                gradient=seconds,
+                forward=factor * timed(lambda: forward(images), self.device),
+                kept=round(factor * kept_bytes(lambda: gradient(images), encoder)),
+                weights=sum(tensor.numel() for tensor in encoder.state_dict().values()),
+            )
         return self._passes[key]
 
-    def weights(self, settings: TrainSettings) -> int:
-        """Numbers in the encoder."""
-        self.passes(settings)
-        key = (settings.arch, settings.width, settings.stem, settings.projector, settings.batch, settings.amp)
-        return sum(tensor.numel() for tensor in self.encoders[key].state_dict().values())
+    def _in_part(self, batch: int, function: Callable[[Tensor], Any]) -> tuple[float, int]:
+        """Seconds of a function of a batch of images, and how many images were really timed.
+
+        The part grows until it takes long: small networks have costs that are not the images'. On a GPU it is the whole batch,
+        since few images take as long as many.
+        """
+        count = batch if self.device.type == "cuda" else min(batch, PART)
+        seconds = timed(partial(function, self.batch(count)), self.device)
+        while count < batch and seconds < LONG / 2:
+            count = min(2 * count, batch)
+            seconds = timed(partial(function, self.batch(count)), self.device)
+        return seconds * batch / count, count
+
+
+def training_memory(settings: TrainSettings, data: Data, passes: _Passes) -> int:
+    """Bytes at the peak of a training: images, two float views of a batch, what a gradient keeps, and copies of the weights."""
+    pixels = 3 * data.image_size**2
+    views = 2 * 4 * settings.batch * pixels
+    sharp = method_row(settings.method).sharpness_aware
+    # on its way back a gradient needs about as much again (of two ResNets on the CPU the whole was met to a tenth)
+    copies = 3 + STATES[settings.optimizer] + (1 if sharp else 0)  # as they were before training and are now, and a gradient
+    return data.images.numel() + views + 2 * passes.kept // settings.accumulate + 4 * copies * passes.weights
 
 
 def estimate(
@@ -135,17 +198,17 @@ def estimate(
     if not runs:
         return Estimate(0.0, 0.0, 0)
     watch = _Stopwatch(data, torch.device(device))
-    training, disk = 0.0, 0
-    steps = len(data.images_of("train"))
+    training, disk, memory = 0.0, 0, 0
+    images_seen = len(data.images_of("train"))
     for run in runs:
         settings = run.settings
-        gradient, _ = watch.passes(settings)
+        passes = watch.passes(settings)
         gradients = 2 if method_row(settings.method).sharpness_aware else 1
-        training += settings.epochs * (steps // settings.batch) * (watch.views(settings) + gradients * gradient)
-        disk += (
-            4 * watch.weights(settings) * (2 + STATES[settings.optimizer])
-        )  # the weights, those before training, the optimizer's
-    gradient, forward = watch.passes(runs[0].settings)
+        steps = settings.epochs * (images_seen // settings.batch)
+        training += steps * (watch.views(settings) + gradients * passes.gradient)
+        disk += 4 * passes.weights * (2 + STATES[settings.optimizer])  # the weights, those before training, the optimizer's
+        memory = max(memory, training_memory(settings, data, passes))
+    first = watch.passes(runs[0].settings)
     images = 2 * runs[0].settings.batch
     held_out = len(data.images_of("held-out"))
     scoring = 0.0
@@ -154,7 +217,9 @@ def estimate(
             work = WORK.get(name, UNKNOWN)
             pairs = getattr(MEASURES.get(name).make_settings(chosen), "pairs", 256) or 256
             once = (
-                work.gradients * gradient * 2 * int(pairs) / images + work.forwards * forward * held_out / images + work.seconds
+                work.gradients * first.gradient * 2 * int(pairs) / images
+                + work.forwards * first.forward * held_out / images
+                + work.seconds
             )
             scoring += checkpoints * once
-    return Estimate(training / workers, scoring / workers, disk)
+    return Estimate(training / workers, scoring / workers, disk, memory)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.checkpoints.options import LoadOptions
@@ -18,7 +17,7 @@ from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import MeasureSettings
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.running.estimate import UNKNOWN, WORK, timed
+from ssa_analysis.running.estimate import UNKNOWN, WORK, kept_bytes, timed
 from ssa_analysis.running.plan import Cell
 
 BATCH = 32  # images that are timed
@@ -168,15 +167,7 @@ def _passes(encoder: Encoder, batch: Tensor) -> tuple[float, float, int]:
         encoder.features(batch).square().mean().backward()
         encoder.zero_grad(set_to_none=True)
 
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     for parameter in encoder.parameters():
         parameter.requires_grad_()
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        gradient()
-    return timed(forward, device) / len(batch), timed(gradient, device) / len(batch), sum(kept.values()) // len(batch)
+    kept = kept_bytes(gradient, encoder)
+    return timed(forward, device) / len(batch), timed(gradient, device) / len(batch), kept // len(batch)
