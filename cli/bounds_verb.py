@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 import pandas as pd
 from ssa_analysis.cli.common import (
@@ -15,9 +13,11 @@ from ssa_analysis.cli.common import (
     device_option,
     duration,
     executor_options,
+    json_option,
     known_checkpoints,
     model_options,
     parse_settings,
+    print_json,
     resolve_device,
     say,
     set_option,
@@ -48,7 +48,7 @@ from ssa_analysis.scores import Score
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @executor_options
 @device_option
-@click.option("--json", "as_json", is_flag=True, help="Print the scores as a JSON list on stdout.")
+@json_option("the scores")
 @config_option("bounds")
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
@@ -89,7 +89,7 @@ def command(
         if store is not None:
             store.close()
     if as_json:
-        click.echo(json.dumps([score.to_json() for score in summary.scores], indent=1))
+        print_json(summary.scores)
     elif summary.scores:
         click.echo(rung_table(summary.scores, by_path))
     violated = [s for s in summary.scores if s.settings.get("verdict") == "violated"]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import numpy as np
 from ssa_analysis.cli.loudness import say, warn
 
 from ssa_analysis.checkpoints.finding import find_checkpoints
@@ -18,6 +22,7 @@ from ssa_analysis.checkpoints.options import load_options
 from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.errors import CheckpointError, SettingsError
 from ssa_analysis.progress import duration
+from ssa_analysis.scores import Score
 from ssa_analysis.toml_files import read_toml
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +44,32 @@ class Progress:
         rest = f"  about {duration(left)} left" if self.done < self.total else ""
         width = len(str(self.total))
         say(f"[{self.done:{width}}/{self.total}] {text}{rest}", problem)
+
+
+def json_option(what: str) -> Callable[[F], F]:
+    """``--json``: stdout holds ``what`` as one JSON document and nothing else; the command gets it as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON on stdout.")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, of plain values, scores, dataclasses, paths and numpy's scalars; NaN and infinity are null."""
+    click.echo(json.dumps(_plain(value), indent=1, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Score):  # its arrays are for figures
+        return value.to_json()
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
 
 
 def data_options(function: F) -> F:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 import numpy as np
 import pandas as pd
-from ssa_analysis.cli.common import config_option, say
+from ssa_analysis.cli.common import config_option, json_option, print_json, say
 from ssa_analysis.reports.names import better_of
 
 from ssa_analysis.linking.comparison import compare, find_checkpoint
@@ -20,7 +18,7 @@ from ssa_analysis.running.store import Store
 @click.option("--store", "store_path", default="scores.db", show_default=True, type=click.Path(), help="Where their scores are.")
 @click.option("--data", help="Only scores on this data set.")
 @click.option("--all", "everything", is_flag=True, help="All scores; by default those that can be told apart.")
-@click.option("--json", "as_json", is_flag=True, help="Print all rows as a JSON list on stdout.")
+@json_option("all rows")
 @config_option("compare")
 def command(first: str, second: str, store_path: str, data: str | None, everything: bool, as_json: bool) -> None:
     """Set the scores of two checkpoints side by side, and say which differ by more than their errors.
@@ -36,7 +34,7 @@ def command(first: str, second: str, store_path: str, data: str | None, everythi
         frame = store.frame(data)
     table = compare(frame, first, second)
     if as_json:
-        click.echo(json.dumps([{k: _plain(v) for k, v in row.items()} for row in table.to_dict("records")], indent=1))
+        print_json(table.to_dict("records"))
         return
     names = [find_checkpoint(frame, text) for text in (first, second)]
     shown = table if everything else table[table["separable"]]
@@ -45,12 +43,6 @@ def command(first: str, second: str, store_path: str, data: str | None, everythi
         f"(of equal checkpoints about {chance:.0f} would)")  # fmt: skip
     if not shown.empty:
         click.echo(_text(shown, names).to_string(index=False))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _text(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 import pandas as pd
-from ssa_analysis.cli.common import config_option, corruption_options, data_options, say, whole_path
+from ssa_analysis.cli.common import config_option, corruption_options, data_options, json_option, print_json, say, whole_path
 
 from ssa_analysis.checkpoints.writing import make_folder, write_atomically
 from ssa_analysis.data.corruptions import SEVERITIES
@@ -25,10 +25,11 @@ from ssa_analysis.scores import in_brackets
 )
 @click.option("--only", default="", help="Comma-separated corruptions; default: all nineteen.")
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@json_option("the distances and the files")
 @config_option("corruptions")
 def command(
     data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool, corruptions: str | None,
-    frost_textures: str | None, out: str, images: int, compared: int, only: str, seed: int,
+    frost_textures: str | None, out: str, images: int, compared: int, only: str, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw every corruption at every severity on images of --data, and print how far each moves the pixels.
 
@@ -63,11 +64,16 @@ def command(
     table = pd.DataFrame(rows)
     figure = contact_sheet(tiles, clean[:shown].permute(0, 2, 3, 1).numpy(), twins.origin)
     write_figure(figure, folder, "corruptions")
-    write_atomically(folder / "corruptions.csv", safe_csv(table.assign(images=twins.origin)).encode())
-    click.echo(f"mean distance from the clean image in levels of 255, over {len(at)} images{in_brackets(twins.origin)}")
-    click.echo(table.to_string(index=False, float_format=lambda v: f"{v:.1f}"))
+    files = [folder / "corruptions.png", folder / "corruptions.pdf", folder / "corruptions.csv"]
+    write_atomically(files[-1], safe_csv(table.assign(images=twins.origin)).encode())
+    if as_json:
+        about = {"origin": twins.origin, "images": len(at), "same_frame": twins.same_frame, **twins.about}
+        print_json({"rows": rows, "about": about, "files": files})
+    else:
+        click.echo(f"mean distance from the clean image in levels of 255, over {len(at)} images{in_brackets(twins.origin)}")
+        click.echo(table.to_string(index=False, float_format=lambda v: f"{v:.1f}"))
     if not twins.same_frame:
         say("these files show another frame than the images: the distances are no distortions")
     for key, value in twins.about.items():
         say(f"{key}: {value}")
-    say(f"wrote {folder / 'corruptions.png'}, {folder / 'corruptions.csv'}")
+    say(f"wrote {', '.join(map(str, files))}")

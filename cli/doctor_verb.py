@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import asdict
 
 import click
-from ssa_analysis.cli.common import EXIT_FAILED, data_options, device_option, model_options, resolve_device
+from ssa_analysis.cli.common import (
+    EXIT_FAILED,
+    data_options,
+    device_option,
+    json_option,
+    model_options,
+    print_json,
+    resolve_device,
+)
 
 from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.diagnosis.findings import BROKEN, OK, SUSPICIOUS, VERDICTS, Finding
@@ -24,7 +30,7 @@ COLOURS = {OK: "green", SUSPICIOUS: "yellow", BROKEN: "red"}
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @device_option
 @click.option("--brief", is_flag=True, help="Only the verdicts, not how they are known.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list on stdout.")
+@json_option("the findings")
 def command(
     file: str, data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
     options: LoadOptions, images: int | None, seed: int, device: str, brief: bool, as_json: bool,
@@ -47,7 +53,7 @@ def command(
         resolve_device(device),
     )  # fmt: skip
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+        print_json(findings)
     else:
         for finding in findings:
             click.echo(_line(finding, brief))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import asdict
 
 import click
-from ssa_analysis.cli.common import model_options
+from ssa_analysis.cli.common import json_option, model_options, print_json
 
 from ssa_analysis.checkpoints.loading import LoadReport, load_checkpoint
 from ssa_analysis.checkpoints.options import LoadOptions
@@ -27,7 +25,7 @@ SURE = {
 @click.argument("file", type=click.Path())
 @model_options
 @click.option("--tensors", is_flag=True, help="List every tensor of the file and where it landed.")
-@click.option("--json", "as_json", is_flag=True, help="Print the load report as JSON on stdout.")
+@json_option("the load report")
 def command(file: str, options: LoadOptions, tensors: bool, as_json: bool) -> None:
     """Say what a checkpoint FILE holds, how it was recognised, and what was assumed. Nothing in it is executed.
 
@@ -40,8 +38,11 @@ def command(file: str, options: LoadOptions, tensors: bool, as_json: bool) -> No
       ssa-analyze inspect net.pth --layout moco --recipe max_pool=no
     """
     report = load_checkpoint(file, options).report
-    click.echo(json.dumps(asdict(report), indent=1) if as_json else describe(report))
-    if tensors and not as_json:
+    if as_json:
+        print_json(report)
+        return
+    click.echo(describe(report))
+    if tensors:
         for key, place in report.places.items():
             click.echo(f"tensor       {key} -> {place}")
 

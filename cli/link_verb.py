@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 import pandas as pd
-from ssa_analysis.cli.common import config_option, say, warn
+from ssa_analysis.cli.common import config_option, json_option, print_json, say, warn
 
 from ssa_analysis.errors import DataError
 from ssa_analysis.linking.hypotheses import HypothesisSettings, Verdict, judge
@@ -27,7 +25,7 @@ SHOWN = ("score", "n", "spearman", "spearman_low", "spearman_high", "p_holm", "w
 @click.option("--draws", default=1000, show_default=True, type=click.IntRange(min=10), help="Bootstrap draws.")
 @click.option("--permutations", default=PERMUTATIONS, show_default=True, type=click.IntRange(min=19), help="Of the tests.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list on stdout, with all columns.")
+@json_option("all columns")
 @config_option("link")
 def command(
     store_path: str, target: str, data: str | None, target_data: str | None, scores: str | None, draws: int, permutations: int,
@@ -59,7 +57,7 @@ def command(
         raise DataError(f"{store_path}: no score to link with {target}: the others are of its family, constant or too few")
     table = link_table(links)
     if as_json:
-        click.echo(json.dumps(json.loads(table.to_json(orient="records")), indent=1))
+        print_json(table.to_dict("records"))
         return
     shown = table[[c for c in SHOWN if not table[c].isna().all()]].assign(note=_notes(links))
     click.echo(shown.to_string(index=False, float_format=_number))

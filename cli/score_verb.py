@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,11 @@ from ssa_analysis.cli.common import (
     device_option,
     duration,
     executor_options,
+    json_option,
     known_checkpoints,
     model_options,
     parse_settings,
+    print_json,
     resolve_device,
     say,
     set_option,
@@ -115,7 +116,7 @@ class How:
     help="Keep to about this long, such as 10m: fewer pairs, images and probes, which is said; what is left then stays undone.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be computed and about how long it takes, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the scores as a JSON list on stdout.")
+@json_option("the scores")
 @config_option("score")
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
@@ -251,7 +252,7 @@ def _headline(scores: list[Score]) -> str:
 
 def _finish(summary: ScoringSummary, left_out: int, store_path: str, how: How) -> None:
     if how.as_json:
-        click.echo(json.dumps([score.to_json() for score in summary.scores], indent=1))
+        print_json(summary.scores)
     late = f", {summary.skipped} left for lack of time (run it again to go on)" if summary.skipped else ""
     counts = f"{summary.computed} cells computed, {summary.reused} taken from the store, {len(summary.failures)} failed{late}"
     say(f"{counts}; kept in {store_path}", problem=bool(summary.failures or summary.skipped))

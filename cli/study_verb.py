@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 from ssa_analysis.cli.common import (
@@ -16,11 +17,14 @@ from ssa_analysis.cli.common import (
     device_option,
     duration,
     executor_options,
+    json_option,
+    print_json,
     resolve_device,
     say,
     warn,
 )
 
+from ssa_analysis.linking.hypotheses import Verdict
 from ssa_analysis.running.estimate import Estimate, estimate
 from ssa_analysis.running.executors import Executor
 from ssa_analysis.running.plan import CellResult, loaded_data
@@ -39,9 +43,10 @@ from ssa_analysis.running.study_run import StudyFolder, count_missing, missing_r
 @click.option("--dry-run", is_flag=True, help="Show the plan with an estimate of time and disk, and stop.")
 @executor_options
 @device_option
+@json_option("the plan of a dry run, or what was done and found,")
 def command(
     file: str, out: str | None, data_root: str | None, no_download: bool, dry_run: bool, workers: int | None, executor: str,
-    executor_option: tuple[str, ...], device: str,
+    executor_option: tuple[str, ...], device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Train a grid of checkpoints, score them, link the scores with accuracy, judge the claims, write the report.
 
@@ -62,48 +67,60 @@ def command(
     folder = StudyFolder(Path(out) if out else Path("runs") / study.name)
     device = resolve_device(device)
     where = chosen_executor(executor, workers, executor_option, device)
-    carry_out(study, folder, where, device, workers or 1, dry_run)
+    carry_out(study, folder, where, device, workers or 1, dry_run, as_json)
 
 
-def carry_out(study: Study, folder: StudyFolder, where: Executor, device: str, workers: int, dry_run: bool = False) -> None:
+def carry_out(
+    study: Study, folder: StudyFolder, where: Executor, device: str, workers: int, dry_run: bool = False, as_json: bool = False
+) -> None:
     """Say the plan, and unless that is all: train, score, report and say what was found; ends with code 1 if anything failed."""
     started = time.monotonic()
     todo = missing_runs(study, folder)
-    for line in plan_lines(study, folder, todo, device, workers):
+    found = needed(study, todo, device, workers)
+    for line in plan_lines(study, folder, todo, found):
         say(line)
     if dry_run:
+        if as_json:
+            print_json({"study": study.name, "out": folder.path, "checkpoints": len(study.runs),
+                        "configurations": study.configurations, "to_train": len(todo), "estimate": found})  # fmt: skip
         return
-    failed = run_study(study, folder, todo, where, device)
+    done = run_study(study, folder, todo, where, device)
     say("3/3 linking and writing the report")
-    page, sentences = report_study(study, folder)
-    say("")
-    for number, sentence in enumerate(sentences, 1):
-        click.echo(f"{number}. {sentence}")
-    click.echo(f"Report: {page}  ({duration(time.monotonic() - started)})")
-    if failed:
+    page, sentences, verdicts = report_study(study, folder)
+    if as_json:
+        print_json({"study": study.name, "checkpoints": [folder.checkpoint(run) for run in study.runs], **vars(done),
+                    "store": folder.store, "report": page, "findings": sentences, "verdicts": verdicts,
+                    "seconds": time.monotonic() - started})  # fmt: skip
+    else:
+        say("")
+        for number, sentence in enumerate(sentences, 1):
+            click.echo(f"{number}. {sentence}")
+        click.echo(f"Report: {page}  ({duration(time.monotonic() - started)})")
+    if done.not_trained or done.failed:
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def plan_lines(study: Study, folder: StudyFolder, todo: list[Run], device: str, workers: int) -> list[str]:
+def needed(study: Study, todo: list[Run], device: str, workers: int) -> Estimate:
+    """What the runs that are not trained yet will take, with their scores."""
+    most = max(1, os.cpu_count() or 1) if device == "cpu" else len(todo)
+    plans = [(len(todo), {name: study.overrides.get(name, {}) for name in study.measures})]
+    return estimate(todo, loaded_data(study.data), plans, device=device, workers=min(workers, len(todo), most))
+
+
+def plan_lines(study: Study, folder: StudyFolder, todo: list[Run], found: Estimate) -> list[str]:
     """What will be done, and what it will take, roughly; ``todo`` are the runs that are not trained yet."""
     data = loaded_data(study.data)
     methods = Counter(run.settings.method for run in study.runs)
     sizes = ", ".join(f"{name} {len(index)}" for name, index in data.splits.items())
-    lines = [
+    return [
         f"study {study.name}: {len(study.runs)} checkpoints of {study.configurations} configurations "
         f"({', '.join(f'{count} {name}' for name, count in methods.items())})",
         f"data: {data.name}, {len(data.labels)} images ({sizes})"
         + "".join(f"; probed on {spec.name}, too" for spec in study.transfer),
         f"measures: {', '.join(study.measures)}",
         f"in {folder.path}: {len(study.runs) - len(todo)} of {len(study.runs)} are trained",
+        *([_estimate_line(found)] if todo else []),
     ]
-    if todo:
-        found = estimate(
-            todo, data, [(len(todo), {name: study.overrides.get(name, {}) for name in study.measures})],
-            device=device, workers=min(workers, len(todo), max(1, os.cpu_count() or 1) if device == "cpu" else len(todo)),
-        )  # fmt: skip
-        lines.append(_estimate_line(found))
-    return lines
 
 
 def _estimate_line(found: Estimate) -> str:
@@ -114,8 +131,18 @@ def _estimate_line(found: Estimate) -> str:
     )
 
 
-def run_study(study: Study, folder: StudyFolder, todo: list[Run], where: Executor, device: str) -> bool:
-    """Train and score what is missing, with progress; whether anything failed."""
+@dataclass(frozen=True)
+class Done:
+    """What was done: checkpoints trained, problems by run, cells computed, cells that failed and why."""
+
+    trained: int
+    not_trained: dict[str, str]
+    computed: int
+    failed: list[dict[str, Any]]
+
+
+def run_study(study: Study, folder: StudyFolder, todo: list[Run], where: Executor, device: str) -> Done:
+    """Train and score what is missing, with progress."""
     say(f"1/3 training {len(todo)} of {len(study.runs)} checkpoints")
     training = Progress(len(todo))
 
@@ -136,15 +163,18 @@ def run_study(study: Study, folder: StudyFolder, todo: list[Run], where: Executo
         failures = score_missing(plans, store, where, device, tell)
     for name, problem in problems.items():
         warn(f"not trained: {name}: {problem}")
-    return bool(problems or failures)
+    failed = [{"checkpoint": r.cell.path, "measure": r.cell.measure, "error": r.error} for r in failures]
+    return Done(len(todo) - len(problems), problems, missing - len(failed), failed)
 
 
-def report_study(study: Study, folder: StudyFolder) -> tuple[Path, list[str]]:
-    """Write the report; its path and what was found."""
+def report_study(study: Study, folder: StudyFolder) -> tuple[Path, list[str], list[Verdict]]:
+    """Write the report; its path, what was found, and the verdicts on the claims."""
+    from ssa_analysis.reports.analysis import linking_of
     from ssa_analysis.reports.findings import findings
     from ssa_analysis.reports.html import write_report
 
     with Store(folder.store, must_exist=True) as store:
         name = loaded_data(study.data).name
         page = write_report(store, folder.report, data=name, hypotheses=study.hypotheses)
-        return page, findings(store.frame(name), study.hypotheses)
+        frame = store.frame(name)
+    return page, findings(frame, study.hypotheses), linking_of(frame, study.hypotheses).verdicts

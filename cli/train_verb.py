@@ -11,17 +11,24 @@ from ssa_analysis.cli.common import (
     data_options,
     device_option,
     duration,
+    json_option,
     parse_settings,
+    print_json,
     resolve_device,
     say,
     set_option,
 )
 
+from ssa_analysis.checkpoints.loading import load_checkpoint
+from ssa_analysis.data.datasets import Data
+from ssa_analysis.running.estimate import estimate
 from ssa_analysis.running.plan import DataSpec, loaded_data
 from ssa_analysis.running.ranks import joined_ranks
 from ssa_analysis.running.recording import Recorder
-from ssa_analysis.training.logs import EpochLog
-from ssa_analysis.training.loop import train
+from ssa_analysis.running.study import Run
+from ssa_analysis.training.logs import EpochLog, last_row
+from ssa_analysis.training.loop import build_encoder, finished_epochs, steps_of_an_epoch, train
+from ssa_analysis.training.optimizers import build_optimizer
 from ssa_analysis.training.settings import TrainSettings, settings_from_flat
 
 DEFAULTS = TrainSettings()
@@ -93,11 +100,13 @@ DEFAULTS = TrainSettings()
 @click.option("--compile", "compiled", is_flag=True, help="Run the forward pass through torch.compile.")
 @click.option("--seed", default=0, show_default=True)
 @device_option
+@click.option("--dry-run", is_flag=True, help="Say what would be trained, about how long it takes and in what memory, and stop.")
+@json_option("where the checkpoint is and how the training ended")
 @config_option("train")
 def command(
     data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool, out: str, resume: bool,
     keep_every: int, device: str, projector: str, record: str, record_every: int, assignments: tuple[str, ...],
-    channels_last: bool | None, compiled: bool, **options: Any,
+    channels_last: bool | None, compiled: bool, dry_run: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train an encoder and write OUT/last.pt after every epoch, OUT/log.csv, and OUT/records.csv with --record.
 
@@ -127,13 +136,46 @@ def command(
         loaded = loaded_data(spec)
         shared = f", {ranks.size} processes" if ranks.size > 1 else ""
         say(f"{settings.method} on {loaded.name}: {len(loaded.splits['train'])} training images, {settings.arch}{shared}")
+        if dry_run:
+            _plan(settings, loaded, Path(out), resume, own_device, ranks.size, measures, record_every, chosen, as_json)
+            return
         recorder = Recorder(Path(out), measures, record_every, loaded, settings.seed, chosen) if measures else None
         last = own_device.startswith("cuda") if channels_last is None else channels_last
         path = train(
             settings, loaded, out, device=own_device, resume=resume, keep_every=keep_every, on_epoch=Teller(),
             recorder=recorder, channels_last=last, compiled=compiled,
         )  # fmt: skip
+        if as_json and ranks.rank == 0:
+            report = load_checkpoint(path).report
+            print_json({"checkpoint": path, "sha256": report.sha256, "method": settings.method, "arch": report.arch,
+                        "data": loaded.name, "epochs": settings.epochs, "last": last_row(Path(out))})  # fmt: skip
     say(f"wrote {path}")
+
+
+def _plan(
+    settings: TrainSettings, data: Data, out: Path, resume: bool, device: str, processes: int, measures: tuple[str, ...],
+    every: int, chosen: dict[str, dict[str, str]], as_json: bool,
+) -> None:  # fmt: skip
+    """What would be trained and what that takes, after the checks that a training begins with."""
+    steps = steps_of_an_epoch(settings, data)
+    encoder = build_encoder(settings, data).to(device)
+    optimizer = build_optimizer(settings.optimizer, encoder, settings.lr, settings.weight_decay)
+    done = finished_epochs(out / "last.pt", settings, data, encoder, optimizer, resume)
+    left = settings.epochs - done
+    recorder = Recorder(out, measures, every, data, settings.seed, chosen)
+    records = sum(recorder.is_due(epoch, settings.epochs) for epoch in range(done + 1 if done else 0, settings.epochs + 1))
+    plans = [(records, {name: chosen.get(name, {}) for name in measures})]
+    found = estimate([Run(settings.method, settings)], data, plans, device=device, workers=processes)
+    seconds = found.training * left / settings.epochs + found.scoring
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    say(f"{left} of {settings.epochs} epochs of {steps} steps, {settings.batch} pairs a step; {parameters:,} parameters"
+        + (f"; {', '.join(measures)} recorded {records} times" if measures else ""))  # fmt: skip
+    say(f"roughly {duration(seconds)}, {found.memory / 2**30:.1f} GiB at the peak; {max(1, found.disk >> 20)} MiB of checkpoint; "
+        "from a few passes on this machine")  # fmt: skip
+    say("dry run: nothing was trained")
+    if as_json:
+        print_json({"method": settings.method, "arch": settings.arch, "data": data.name, "parameters": parameters, "epochs": left,
+                    "steps": left * steps, "seconds": seconds, "memory": found.memory, "disk": found.disk})  # fmt: skip
 
 
 class Teller:

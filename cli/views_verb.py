@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -12,9 +11,11 @@ from ssa_analysis.cli.common import (
     config_option,
     data_options,
     device_option,
+    json_option,
     known_checkpoints,
     model_options,
     parse_settings,
+    print_json,
     resolve_device,
     say,
     set_option,
@@ -41,7 +42,7 @@ from ssa_analysis.scores import Score, find_score
 @click.option("--tau", type=float, help="Temperature; default: the checkpoint's own, else 0.5.")
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @device_option
-@click.option("--json", "as_json", is_flag=True, help="Print the scores as a JSON list on stdout.")
+@json_option("the scores")
 @config_option("views")
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
@@ -79,7 +80,7 @@ def command(
         if store is not None:
             store.close()
     if as_json:
-        click.echo(json.dumps([score.to_json() for score in summary.scores], indent=1))
+        print_json(summary.scores)
     elif summary.scores:
         click.echo(advice(summary.scores, by_path))
     if folder is not None and summary.scores:

@@ -54,6 +54,14 @@ def keep_rows(path: Path, columns: Sequence[str], epoch: int) -> None:
         writer.writerows(rows)
 
 
+def last_row(folder: Path) -> dict[str, int | float | None]:
+    """The newest row of a run's log, numbers as numbers; None for what was not evaluated, empty where there is no row."""
+    with open(folder / "log.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    whole = ("epoch", "step")
+    return {k: (int(v) if k in whole else float(v)) if v else None for k, v in rows[-1].items()} if rows else {}
+
+
 class RunLog:
     """A CSV log, and TensorBoard where it is installed."""
 

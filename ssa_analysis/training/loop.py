@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ssa_analysis.checkpoints.writing import make_folder
 from ssa_analysis.data.datasets import Data
@@ -109,6 +110,25 @@ def online_knn(encoder: Encoder, data: Data, device: torch.device) -> float:
     return float((predicted == data.labels_of("probe")).float().mean())
 
 
+def steps_of_an_epoch(settings: TrainSettings, data: Data) -> int:
+    """Whole batches in the training images; DataError where there is none."""
+    count = len(data.index_of("train"))
+    if count < settings.batch:
+        raise DataError(f"{data.name}: {count} training images are fewer than a batch of {settings.batch}; lower --batch")
+    return count // settings.batch
+
+
+def finished_epochs(
+    checkpoint: Path, settings: TrainSettings, data: Data, encoder: Encoder, optimizer: Optimizer, resume: bool
+) -> int:
+    """Epochs of the run that is there, whose state is loaded; SettingsError where it must not be continued, or is another."""
+    if not checkpoint.exists():
+        return 0
+    if not resume:
+        raise SettingsError(f"{checkpoint} exists; pass --resume to continue it or choose another --out")
+    return restore_run(checkpoint, settings, data, encoder, optimizer)
+
+
 def train(
     settings: TrainSettings,
     data: Data,
@@ -149,9 +169,7 @@ def train(
     folder = make_folder(Path(out))
     checkpoint = folder / "last.pt"
     images, labels = data.images_of("train").to(device), data.labels_if_any("train")
-    steps_per_epoch = len(images) // settings.batch
-    if steps_per_epoch == 0:
-        raise DataError(f"{data.name}: {len(images)} training images are fewer than a batch of {settings.batch}; lower --batch")
+    steps_per_epoch = steps_of_an_epoch(settings, data)
     ranks = Ranks.current()
     if settings.batch % (ranks.size * settings.accumulate) or settings.batch // (ranks.size * settings.accumulate) < 1:
         parts = f"cut into {settings.accumulate} and " if settings.accumulate > 1 else ""
@@ -162,11 +180,7 @@ def train(
     initial = state_on_cpu(encoder)
     replica = Replica(encoder, device, compiled)
     optimizer = build_optimizer(settings.optimizer, encoder, settings.lr, settings.weight_decay)
-    done = 0
-    if checkpoint.exists():
-        if not resume:
-            raise SettingsError(f"{checkpoint} exists; pass --resume to continue it or choose another --out")
-        done = restore_run(checkpoint, settings, data, encoder, optimizer)
+    done = finished_epochs(checkpoint, settings, data, encoder, optimizer, resume)
     sharp = SAM(optimizer, encoder, settings.rho, settings.adaptive) if method_row(settings.method).sharpness_aware else None
     ranks.from_first(None)  # all have looked before the first one writes
     views = Views(training_recipe(settings, data), data.image_size)

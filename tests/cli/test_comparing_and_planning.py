@@ -1,4 +1,4 @@
-"""``ssa-analyze compare``, ``score --fail-if``, ``score --dry-run`` and ``score --time-budget``."""
+"""``ssa-analyze compare``, ``score --fail-if``, ``--dry-run`` of score and train, ``score --time-budget``."""
 
 from __future__ import annotations
 
@@ -72,3 +72,35 @@ def test_a_time_budget_says_what_it_gives_up_and_what_it_leaves(cli: Callable[..
     assert "left for lack of time (run it again to go on)" in small.err
     assert cli(*common, "--time-budget", "2h", "--dry-run").err.count("time budget") == 0
     assert "a duration such as 90s, 10m or 1h30m is wanted" in cli(*common, "--time-budget", "soon").err
+
+
+def test_a_dry_run_of_a_training_makes_its_checks_and_trains_nothing(cli: Callable[..., Any], trained: Any) -> None:
+    tiny = ("--arch", "convnet", "--width", 4, "--projector", "16,8", "--batch", 64, "--warmup", 0, "--lr", 0.1, "--dry-run")
+    plan = ("train", *DATA, *tiny, "--epochs", 2)
+    ended = cli(*plan, "--method", "ssa-clr", "--out", "new", "--record", "representation", "--record-every", 1)
+    assert (ended.code, ended.out) == (0, ""), ended.err
+    lines = ended.err.splitlines()
+    assert lines[1].startswith("2 of 2 epochs of 1 steps, 64 pairs a step; ")
+    assert lines[1].endswith(" parameters; representation recorded 3 times")
+    assert lines[2].startswith("roughly ")
+    assert lines[3] == "dry run: nothing was trained"
+    assert not Path("new").exists()
+    there = trained.folder / "simclr"
+    assert "pass --resume to continue it" in cli(*plan, "--out", there).err
+    assert "0 of 2 epochs" in cli(*plan, "--out", there, "--resume").err
+    assert "fewer than a batch of 512" in cli(*plan, "--out", "new", "--batch", 512).err
+
+
+def test_the_estimate_of_a_training_grows_with_its_work(cli: Callable[..., Any]) -> None:
+    def plan(*more: object) -> dict[str, float]:
+        tiny = ("--arch", "convnet", "--projector", "16,8", "--warmup", 0, "--out", "new", "--dry-run", "--json")
+        found: dict[str, float] = cli("train", *DATA, *tiny, *more).json
+        return found
+
+    small = plan("--width", 4, "--batch", 32, "--epochs", 2)
+    long = plan("--width", 4, "--batch", 32, "--epochs", 200)
+    assert 20 < long["seconds"] / small["seconds"] < 500
+    assert (long["steps"], long["disk"]) == (100 * small["steps"], small["disk"])
+    wide = plan("--width", 32, "--batch", 96, "--epochs", 2)
+    assert wide["memory"] > 5 * small["memory"]
+    assert wide["disk"] > 5 * small["disk"]

@@ -55,7 +55,7 @@ def demo(cli: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> D
         command = ("demo", "--out", folder, "--epochs", 1, "--seeds", 1, "--workers", 1)
         first, written = cli(*command), times(folder)
         patch.setattr(html, "FIGURES", ())
-        return Demo(folder, first, written, cli(*command), times(folder))
+        return Demo(folder, first, written, cli(*command, "--json"), times(folder))
 
 
 def test_it_leaves_what_the_documents_promise(demo: Demo) -> None:
@@ -98,7 +98,16 @@ def test_again_it_computes_nothing_and_finds_the_same(demo: Demo) -> None:
     assert demo.again.code == 0
     assert "2/3 scoring: 0 of 32 cells to compute" in demo.again.err
     assert demo.still == demo.written
-    assert demo.again.out.splitlines()[:-1] == demo.first.out.splitlines()[:-1]
+    assert [f"{n}. {text}" for n, text in enumerate(demo.again.json["findings"], 1)] == demo.first.out.splitlines()[:-1]
+
+
+def test_as_json_it_says_where_all_is_and_what_was_found(demo: Demo) -> None:
+    told = demo.again.json
+    assert told["store"] == str(demo.folder / "scores.db")
+    assert told["report"] == str(demo.folder / "report" / "index.html")
+    assert (told["trained"], told["not_trained"], told["computed"], told["failed"]) == (0, {}, 0, [])
+    assert len(told["checkpoints"]) == 4
+    assert all(Path(path).is_file() for path in told["checkpoints"])
 
 
 def test_a_cell_that_fails_does_not_stop_it(

@@ -35,6 +35,10 @@ def test_the_plan_is_shown_first_and_a_dry_run_ends_there(cli: Cli, tmp_path: Pa
     assert "estimate, from a few steps on this machine: training " in lines[4]
     assert lines[4].endswith("of checkpoints")
     assert not (tmp_path / "out").exists()
+    plan = cli("study", SMOKE, "--out", tmp_path / "out", "--dry-run", "--json").json
+    assert (plan["study"], plan["checkpoints"], plan["configurations"], plan["to_train"]) == ("smoke", 8, 4, 8)
+    assert set(plan["estimate"]) == {"training", "scoring", "disk", "memory"}
+    assert min(plan["estimate"].values()) > 0
 
 
 def test_it_trains_scores_links_judges_and_reports(finished: tuple[Path, Any]) -> None:
@@ -58,11 +62,19 @@ def test_it_trains_scores_links_judges_and_reports(finished: tuple[Path, Any]) -
 def test_the_same_command_again_has_nothing_to_do(cli: Cli, finished: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, first = finished
     monkeypatch.setattr(html, "FIGURES", ())
-    again = cli("study", SMOKE, "--out", folder)
+    again = cli("study", SMOKE, "--out", folder, "--json")
     assert again.code == 0
     assert "1/3 training 0 of 8 checkpoints" in again.err
     assert "2/3 scoring: 0 of 32 cells to compute" in again.err
-    assert again.out.splitlines()[:-1] == first.out.splitlines()[:-1]
+    told = again.json
+    assert [f"{n}. {text}" for n, text in enumerate(told["findings"], 1)] == first.out.splitlines()[:-1]
+    assert (told["study"], told["trained"], told["computed"], told["failed"]) == ("smoke", 0, 0, [])
+    assert Path(told["report"]).is_file()
+    assert Path(told["store"]) == folder / "scores.db"
+    claims = {verdict["claim"]: verdict["verdict"] for verdict in told["verdicts"]}
+    for claim, verdict in claims.items():
+        assert f"{claim}: {verdict.upper()}" in first.out
+    assert len(claims) >= 3
 
 
 def test_what_is_added_to_the_file_is_done(cli: Cli, finished: tuple[Path, Any], tmp_path: Path) -> None:
