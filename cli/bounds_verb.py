@@ -62,9 +62,8 @@ def command(
 
     \b
     Example:
-      ssa-analyze bounds runs/a/last.pt --data cifar10
-      ssa-analyze bounds runs/*/last.pt --data cifar10 --store scores.db
-      ssa-analyze bounds tuned.pt --data cifar10 --prior pretrained.pt --set block=128
+      ssa-analyze bounds runs/a/last.pt --data digits --store scores.db
+      ssa-analyze bounds runs/ssa-clr/last.pt --data digits --prior runs/simclr/last.pt --set block=64
     """
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
     device = resolve_device(device)

@@ -38,7 +38,7 @@ def command(
     \b
     Example:
       ssa-analyze corruptions --data digits --out sheet/
-      ssa-analyze corruptions --data cifar10 --corruptions CIFAR-10-C/ --out sheet/
+      ssa-analyze corruptions --data digits --corruptions digits-C/ --out sheet/
     """
     import torch
     from ssa_analysis.reports.figures.robustness import contact_sheet  # matplotlib only once there is something to draw

@@ -43,8 +43,8 @@ def command(
 
     \b
     Example:
-      ssa-analyze doctor runs/a/last.pt --data cifar10
-      ssa-analyze doctor resnet50.pth --data path/to/folders --image-size 224 --normalise none
+      ssa-analyze doctor runs/a/last.pt --data digits
+      ssa-analyze doctor resnet18.pth --data images/ --image-size 16 --normalise half
     """
     from ssa_analysis.diagnosis import diagnose
 

@@ -31,6 +31,7 @@ def command(store_path: str, kind: str, out: str | None, data: str | None) -> No
     \b
     Example:
       ssa-analyze export scores.db --format csv --out scores.csv
+      ssa-analyze export scores.db --format json
     """
     if kind == "parquet" and out is None:
         raise click.UsageError("parquet is binary; name a file with --out")

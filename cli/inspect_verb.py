@@ -34,8 +34,8 @@ def command(file: str, options: LoadOptions, tensors: bool, as_json: bool) -> No
     \b
     Example:
       ssa-analyze inspect runs/a/last.pt
-      ssa-analyze inspect resnet50.pth --tensors
-      ssa-analyze inspect net.pth --layout moco --recipe max_pool=no
+      ssa-analyze inspect resnet18.pth --tensors --recipe max_pool=no
+      ssa-analyze inspect net.pth --layout group.toml
     """
     report = load_checkpoint(file, options).report
     if as_json:

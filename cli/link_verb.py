@@ -40,8 +40,8 @@ def command(
     \b
     Example:
       ssa-analyze link scores.db
-      ssa-analyze link scores.db --scores curvature.lambda_max,shift.gaussian_w2
-      ssa-analyze link scores.db --target robustness.mean_error --json
+      ssa-analyze link scores.db --scores representation.alignment,representation.uniformity
+      ssa-analyze link scores.db --target downstream.knn_accuracy --json
     """
     names = [name.strip() for name in scores.split(",") if name.strip()] if scores else None
     with Store(store_path, must_exist=True) as store:

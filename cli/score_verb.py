@@ -132,13 +132,13 @@ def command(
 
     \b
     Example:
-      ssa-analyze score runs/*/last.pt --data cifar10 --store scores.db
-      ssa-analyze score model.pt --data images/ --measures downstream,shift --json
-      ssa-analyze score mine.pt --model net.py:build --normalise cifar10 --data cifar10 --loss supervised --measures curvature
-      ssa-analyze score model.pt --data cifar10 --measures robustness --corruptions CIFAR-10-C/
-      ssa-analyze score model.pt --data cifar10 --measures curvature,downstream --fail-if 'lambda_max > 50'
-      ssa-analyze score runs/*/last.pt --data cifar10 --dry-run
-      ssa-analyze score runs/*/last.pt --data cifar10 --time-budget 10m
+      ssa-analyze score runs/a/last.pt --data digits --store scores.db
+      ssa-analyze score runs/*/last.pt --data images/ --measures representation --json
+      ssa-analyze score mine.pt --model net.py:build --normalise half --data digits --loss supervised --measures curvature
+      ssa-analyze score runs/a/last.pt --data digits --measures robustness --corruptions digits-C/
+      ssa-analyze score runs/a/last.pt --data digits --measures curvature --fail-if 'lambda_max > 500'
+      ssa-analyze score runs/*/last.pt --data digits --dry-run
+      ssa-analyze score runs/a/last.pt --data digits --measures downstream,flatness --time-budget 10m
     """
     conditions = [parse_condition(text) for text in fail_if]
     spec = DataSpec(data, data_root, subset, image_size, not no_download)

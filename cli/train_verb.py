@@ -114,9 +114,10 @@ def command(
 
     \b
     Example:
-      ssa-analyze train --method ssa-clr --data cifar10 --data-root DIR --out runs/a
-      ssa-analyze train --method ssa-clr --data cifar10 --data-root DIR --out runs/a --resume
-      ssa-analyze train --data digits --arch convnet --epochs 40 --out runs/b --record curvature,shift --record-every 10
+      ssa-analyze train --method ssa-clr --data digits --arch convnet --epochs 5 --out runs/new
+      ssa-analyze train --method ssa-clr --data digits --arch convnet --epochs 5 --out runs/new --resume
+      ssa-analyze train --data digits --arch convnet --epochs 4 --out runs/b --record representation --record-every 2
+      ssa-analyze train --method simclr-sam --data images/ --batch 16 --epochs 100 --out runs/c --dry-run
     """
     try:
         sizes = [int(size) for size in projector.split(",")]

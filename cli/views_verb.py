@@ -56,7 +56,7 @@ def command(
 
     \b
     Example:
-      ssa-analyze views runs/a/last.pt --data cifar10 --out advice/
+      ssa-analyze views runs/a/last.pt --data digits --out advice/
     """
     from ssa_analysis.reports.html import write_figure  # matplotlib only once there is something to draw
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): 
 
 import pytest
 import torch
+from command_line import prepare, small
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.data.datasets import Data, load_data
@@ -59,3 +61,22 @@ def ordinary_user() -> Callable[[], AbstractContextManager[None]]:
                 os.seteuid(0)
 
     return block
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the commands of help and documents name; do not work in it, see ``workplace``."""
+    folder = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patched:
+        small(patched)
+        prepare(folder)
+    return folder
+
+
+@pytest.fixture
+def workplace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, in which the test works, with measures that take seconds."""
+    folder = shutil.copytree(prepared, tmp_path / "work", symlinks=True)
+    small(monkeypatch)
+    monkeypatch.chdir(folder)
+    return folder

@@ -2,73 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import ssa_analysis.reports.html  # noqa: F401 (matplotlib looks for its folders now, not while a test plays another user)
 import torch
-from ssa_analysis.cli.main import main
+from command_line import METHODS, Ended, run_cli
 
 from ssa_analysis.checkpoints.writing import save_checkpoint
 
 DATA = ("--data", "digits", "--subset", "300")
-METHODS = ("simclr", "simclr-sam", "simclr-fourier", "ssa-clr")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended: exit code, bytes on stdout, text on stderr."""
-
-    code: int
-    raw: bytes
-    err: str
-
-    @property
-    def out(self) -> str:
-        return self.raw.decode()
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    def complaint(self) -> str:
-        """The only line on stderr; fails if there are more, or anything on stdout."""
-        lines = self.err.splitlines()
-        assert len(lines) == 1, self.err
-        assert self.raw == b""
-        return lines[0]
-
-    def usage(self) -> str:
-        """What was wrong with the command line: the last line, after click's usage."""
-        assert self.code == 2, self.err
-        assert self.raw == b""
-        assert "Traceback" not in self.err
-        return self.err.splitlines()[-1]
-
-
-def run_cli(*arguments: object) -> Ended:
-    """``ssa-analyze ARGUMENTS``."""
-    out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True), io.StringIO()
-    argv = ["ssa-analyze", *map(str, arguments)]
-    with patch.object(sys, "argv", argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        else:
-            raise AssertionError("main() returned without an exit code")
-    assert isinstance(code, int)
-    return Ended(code, out.buffer.getvalue(), err.getvalue())  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session", name="cli")

@@ -7,7 +7,6 @@ import io
 import json
 import math
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -50,19 +49,6 @@ def add_measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[...,
 
 
 class TestHelp:
-    @pytest.mark.parametrize("verb", VERBS)
-    def test_every_verb_has_an_example_that_would_run(self, cli: Cli, verb: str) -> None:
-        ended = cli(verb, "--help")
-        assert (ended.code, ended.err) == (0, "")
-        block = ended.out.split("Example:")[1].split("\n\n")[0]
-        examples = [line.strip() for line in block.splitlines() if line]
-        assert examples
-        command = click_command(verb)
-        for example in examples:
-            program, name, *arguments = shlex.split(example)
-            assert (program, name) == ("ssa-analyze", verb)
-            command.make_context(name, arguments)  # a usage error would be raised here
-
     @pytest.mark.parametrize("verb", VERBS)
     def test_every_option_says_what_it_does(self, verb: str) -> None:
         """Those whose name, type and default say it all are few and named here."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import ssa_analysis.cli.demo_verb as demo_verb
+from command_line import SMALL
 from ssa_analysis.reports import html
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
@@ -20,14 +21,6 @@ from ssa_analysis.running.store import Store
 
 pytestmark = pytest.mark.slow
 METHODS = ["simclr", "simclr-fourier", "simclr-sam", "ssa-clr"]
-SMALL = {
-    "curvature": {"pairs": 32, "batch": 32, "top": 1, "max_products": 12, "trace_probes": 3, "density_probes": 2},
-    "flatness": {"pairs": 32, "batch": 32, "steps": 1, "restarts": 1, "draws": 2},
-    "landscape": {"pairs": 32, "batch": 32, "directions": 2, "points": 3, "grid": 3},
-    "robustness": {"images": 50},
-    "shift": {"permutations": 19, "projections": 5, "groups": 4},
-    "bounds": {"bootstrap": 20, "transport": 50, "scales": 3, "draws": 10},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
