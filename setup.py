@@ -49,6 +49,7 @@ EXTRAS["test"] = [
     "pytorch-metric-learning>=2.5",
     "POT>=0.9.3",
     "imagecorruptions-imaug>=1.1.5",
+    "setuptools>=70.1",  # a plug-in is built and installed
     # whose checkpoints are read
     "timm>=1.0.3",
     "transformers>=4.40",
