@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ssa-analyze-ready
 
-.PHONY: demo test check lint types test-floors benchmark clean
+.PHONY: demo test check lint types test-floors benchmark docs clean
 
 demo: $(READY)
 	$(BIN)/ssa-analyze demo --out demo
@@ -29,6 +29,10 @@ test-floors:
 # pass options with ARGS="--data-root DIR --json"
 benchmark: $(READY)
 	@for file in benchmarks/*.py; do case $$file in */common.py|*/pyhessian_failures.py) ;; *) $(BIN)/python $$file $(ARGS) || exit 1;; esac; done
+
+# the pages as HTML, with a reference of the package and of the command line, in build/docs
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
 
 $(READY): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("ssa-analyze needs Python 3.10 or newer; name one with make PYTHON=python3.12 ..." if sys.version_info < (3, 10) else 0)'

@@ -36,6 +36,7 @@ EXTRAS = {
     "peers": ["curvlinops-for-pytorch>=3.0"],
     "ray": ["ray>=2.10"],
     "slurm": ["submitit>=1.5.1"],
+    "docs": ["sphinx>=8.1", "myst-parser>=4.0", "furo>=2024.8.6", "sphinx-click>=6.0"],
 }
 EXTRAS["test"] = [
     "pytest>=8.2",
@@ -45,6 +46,7 @@ EXTRAS["test"] = [
     *EXTRAS["peers"],
     *EXTRAS["ray"],
     *EXTRAS["slurm"],
+    *EXTRAS["docs"],
     "pingouin>=0.5.4",
     "pytorch-metric-learning>=2.5",
     "POT>=0.9.3",

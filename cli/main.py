@@ -47,6 +47,7 @@ class Verbs(click.Group):
             return None
         command = importlib.import_module(f"ssa_analysis.cli.{name}_verb").command
         assert isinstance(command, click.Command)
+        command.name = name
         if not any(parameter.name == "quiet" for parameter in command.params):
             command.params += loudness_options()
         return command
