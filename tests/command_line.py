@@ -34,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "curvature": {"pairs": 32, "batch": 32, "top": 1, "max_products": 12, "trace_probes": 3, "density_probes": 2},
     "flatness": {"pairs": 32, "batch": 32, "steps": 1, "restarts": 1, "draws": 2},
     "landscape": {"pairs": 32, "batch": 32, "directions": 2, "points": 3, "grid": 3},
+    "downstream": {"draws": 2},
     "robustness": {"images": 50},
     "shift": {"permutations": 19, "projections": 5, "groups": 4},
     "views": {"images": 60},
