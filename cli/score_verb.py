@@ -133,7 +133,7 @@ def command(
     \b
     Example:
       ssa-analyze score runs/a/last.pt --data digits --store scores.db
-      ssa-analyze score runs/*/last.pt --data images/ --measures representation --json
+      ssa-analyze score runs/*/last.pt --data images/ --measures representation --store images.db --json
       ssa-analyze score mine.pt --model net.py:build --normalise half --data digits --loss supervised --measures curvature
       ssa-analyze score runs/a/last.pt --data digits --measures robustness --corruptions digits-C/
       ssa-analyze score runs/a/last.pt --data digits --measures curvature --fail-if 'lambda_max > 500'
