@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import click
-from ssa_analysis.cli.common import config_option, say, warn
+from ssa_analysis.cli.common import config_option, json_option, print_json, say, warn
+from ssa_analysis.reports.findings import findings
 from ssa_analysis.reports.html import write_report
 from ssa_analysis.reports.style import SIZES
 
@@ -20,8 +21,9 @@ from ssa_analysis.running.store import Store
 @click.option(
     "--size", type=click.Choice([*SIZES]), help="Set the figures' files for a venue's text or column; the page has its own."
 )
+@json_option("the page and the findings")
 @config_option("report")
-def command(store_path: str, out: str, data: str | None, data_root: str | None, size: str | None) -> None:
+def command(store_path: str, out: str, data: str | None, data_root: str | None, size: str | None, as_json: bool) -> None:
     """Write the report of STORE: a page that needs no network, figures as PNG and PDF, tables as CSV and LaTeX.
 
     The page has the findings, every figure and table, a page for each checkpoint and the comparison of any two.
@@ -33,6 +35,9 @@ def command(store_path: str, out: str, data: str | None, data_root: str | None, 
     """
     with Store(store_path, must_exist=True) as store:
         path = write_report(store, out, data=data, images=_images(store, data, data_root), size=size)
+        found = findings(store.frame(data)) if as_json else []
+    if as_json:
+        print_json({"report": path, "findings": found})
     say(f"wrote {path}")
 
 

@@ -176,7 +176,8 @@ def report_study(study: Study, folder: StudyFolder) -> tuple[Path, list[str], li
     from ssa_analysis.reports.html import write_report
 
     with Store(folder.store, must_exist=True) as store:
-        name = loaded_data(study.data).name
-        page = write_report(store, folder.report, data=name, hypotheses=study.hypotheses)
+        data = loaded_data(study.data)
+        name = data.name
+        page = write_report(store, folder.report, data=name, images=data, hypotheses=study.hypotheses)
         frame = store.frame(name)
     return page, findings(frame, study.hypotheses), linking_of(frame, study.hypotheses).verdicts

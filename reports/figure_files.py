@@ -62,6 +62,8 @@ def write_figure(figure: Figure, folder: Path, name: str, kinds: Sequence[str] =
     return files
 
 
+_PLACE = re.compile(r'\s(?:d|x|y)="[^"]*"')  # a hundredth of a point is fine enough for them
+_DIGITS = re.compile(r"(\.\d\d)\d+")
 _IDENTIFIER = re.compile(r'\s+id="([^"]*)"')
 _REFERENCE = re.compile(r"(?:href=\"#|url\(#)([^\")]+)")
 
@@ -79,4 +81,5 @@ def inline_svg(svg: bytes) -> str:
     wanted = set(_REFERENCE.findall(rest))
     rest = _IDENTIFIER.sub(lambda found: found[0] if found[1] in wanted else "", rest)
     rest = re.sub(r"<!--.*?-->", "", rest, flags=re.DOTALL)
+    rest = _PLACE.sub(lambda found: _DIGITS.sub(r"\1", found[0]), rest)
     return re.sub(r"\n\s*", "\n", f"{head}>{rest}").strip()

@@ -20,14 +20,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import ssa_analysis.cli.score_verb as score_verb
+from PIL import Image
 from ssa_analysis.cli.common import Progress, duration, say
 from ssa_analysis.cli.main import VERBS, cli
+from ssa_analysis.reports.figure_files import DPI
 
 from ssa_analysis.checkpoints.layouts import LAYOUTS
 from ssa_analysis.data.datasets import DATASETS
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import Measure, MeasureSettings
-from ssa_analysis.running.plan import default_measures
+from ssa_analysis.running.plan import Cell, CellResult, default_measures
 from ssa_analysis.running.store import Store
 from ssa_analysis.scores import JSON_FIELDS, Score
 from ssa_analysis.training.settings import METHODS
@@ -437,9 +439,37 @@ class TestReport:
         assert (ended.code, ended.complaint()) == (0, "wrote report/index.html")
         page = Path("report/index.html").read_text()
         assert "Best downstream" in page
-        assert "4 checkpoints scored on <strong>digits</strong>" in page
+        assert "<h1>Scores on digits</h1>" in page
+        assert "<li>4 checkpoints</li>" in page
+        assert 'id="views_sheet"' in page  # the digits are at hand wherever scikit-learn is
         assert Path("report/figures/score_scatter.png").stat().st_size > 1000
         assert len(pd.read_csv("report/tables/summary.csv")) == 4
+
+    def test_the_page_and_the_findings_as_json(self, cli: Cli, scored: Any) -> None:
+        ended = cli("report", scored.store, "--out", "report", "--json")
+        assert ended.json["report"] == "report/index.html"
+        assert ended.json["findings"][0].startswith("Best downstream: ")
+        assert ended.err == "wrote report/index.html\n"
+
+    def test_a_size_for_a_venue(self, cli: Cli, scored: Any) -> None:
+        widths = {}
+        for name, options in (("wide", ()), ("narrow", ("--size", "icml-column"))):
+            assert cli("report", scored.store, "--out", name, *options).code == 0
+            with Image.open(f"{name}/figures/score_scatter.png") as image:
+                widths[name] = image.width
+        assert widths == {"wide": int(6.75 * DPI), "narrow": int(3.25 * DPI)}
+        assert "'icml-column'" in cli("report", scored.store, "--out", "x", "--size", "icml-colum").usage()
+
+    def test_images_that_are_not_there(self, cli: Cli, tmp_path: Path) -> None:
+        cell = Cell("a/last.pt", "a" * 64, "downstream", {"seed": 0}, "cifar10", "f" * 16, "0.1.0/1")
+        with Store(tmp_path / "other.db") as store:
+            store.write(CellResult(cell, [Score("downstream", "probe_accuracy", 0.5, "share")]))
+        ended = cli("report", tmp_path / "other.db", "--out", "report", "--data-root", tmp_path)
+        assert ended.code == 0
+        assert "no contact sheet of the views: cifar10" in ended.err
+        page = Path("report/index.html").read_text()
+        assert "the images were not at hand" in page
+        assert 'id="views_sheet"' not in page
 
     def test_unknown_data(self, cli: Cli, scored: Any) -> None:
         ended = cli("report", scored.store, "--out", "report", "--data", "svhn")

@@ -22,7 +22,7 @@ from ssa_analysis.scores import JSON_FIELDS, Score
 Cli = Callable[..., Any]
 DATA = ("--data", "digits", "--subset", "300")
 TINY = ("--arch", "convnet", "--width", 4, "--projector", "16,8", "--epochs", 2, "--batch", 64, "--warmup", 0, "--lr", 0.1)
-OTHERS = {"completion", "export", "report"}  # a script, --format json, a page
+OTHERS = {"completion", "export"}  # a script, --format json
 
 
 @dataclass(frozen=True)
