@@ -43,9 +43,10 @@ def notes_of(frame: pd.DataFrame) -> dict[str, str]:
     """:func:`note_of` every score of a store's long table that there is something to say of."""
     if "settings" not in frame:
         return {}
-    marked = {keys[:2] for keys in zip(frame["measure"], frame["name"], frame["settings"], strict=True) if keys[2].get("mark")}
+    marked = np.array([bool(settings.get("mark")) for settings in frame["settings"]], dtype=bool)
+    scores = frame.loc[marked, ["measure", "name"]].drop_duplicates()
     groups = frame.groupby(["measure", "name"], sort=False)["settings"]
-    return {f"{measure}.{name}": marks_of(groups.get_group((measure, name))) for measure, name in marked}
+    return {f"{measure}.{name}": marks_of(groups.get_group((measure, name))) for measure, name in scores.itertuples(index=False)}
 
 
 @dataclass(frozen=True)
