@@ -17,3 +17,6 @@ for method in simclr ssa-clr; do
   ssa score "$run"/epochs/*.pt "$run/last.pt" --data digits --store "$out/epochs.db" --measures bounds --set bounds.scales=0
 done
 "${PYTHON:-python}" "$here/gallery.py" "$out/scores.db" "$out/epochs.db"
+ssa report "$out/scores.db" --out "$out/report"
+chromium --headless --no-sandbox --hide-scrollbars --virtual-time-budget=9000 --window-size=1280,900 \
+  --screenshot="$here/gallery/report.png" "file://$(realpath "$out/report/index.html")"

@@ -24,7 +24,9 @@ def lay_out(figure: Figure) -> None:
         warnings.filterwarnings("ignore", message=".*constrained_layout not applied.*")
         _quiet_about_glyphs()
         figure.set_dpi(DPI)
-        figure.draw_without_rendering()
+        engine = figure.get_layout_engine()
+        if engine is not None:
+            engine.execute(figure)
         # with a layout engine, even "none", every file is drawn twice; without this setting it would come back
         with mpl.rc_context({"figure.constrained_layout.use": False}):
             figure.set_layout_engine(None)

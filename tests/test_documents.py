@@ -23,9 +23,10 @@ from ssa_analysis.registry import Registry
 from ssa_analysis.running.executors import EXECUTORS
 from ssa_analysis.running.plan import MEASURES
 from ssa_analysis.running.study import read_study
+from ssa_analysis.version import __version__
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LANGUAGES = {"python", "sh", "toml", "text", "{toctree}"}
+LANGUAGES = {"python", "sh", "toml", "text", "bibtex", "{toctree}"}
 # not run here, with the reason; the study files are read instead
 LONG = {
     "ssa-analyze study studies/digits.toml --workers 2": "takes under 45 minutes on two cores",
@@ -142,6 +143,14 @@ def helps(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         except SystemExit as end:
             code = end.code
         assert not code, script
+
+
+def test_the_citation_is_that_of_the_file() -> None:
+    (block,) = [block for block in BLOCKS if block.language == "bibtex"]
+    shown = dict(re.findall(r"^ *(\w+) *= \{+(.*?)\}+,$", block.text, re.MULTILINE))
+    said = dict(re.findall(r'^ *(?:- )?(\w+): "?(.*?)"?$', (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
+    assert shown == {"title": said["title"], "author": said["name"], "version": said["version"], "license": said["license"]}
+    assert said["version"] == __version__
 
 
 def test_what_is_too_long_to_run_is_still_on_a_page() -> None:
