@@ -93,7 +93,8 @@ def target_values(frame: pd.DataFrame, target: str) -> pd.Series:
         raise DataError(str(unknown_name("target", target, list(table.columns))))
     values = table[target].dropna()
     if len(values) < MINIMUM:
-        raise DataError(f"{len(values)} checkpoints have {target}; correlations need at least {MINIMUM}")
+        have = "checkpoint has" if len(values) == 1 else "checkpoints have"
+        raise DataError(f"{len(values)} {have} {target}; correlations need at least {MINIMUM}")
     if values.nunique() < 2:
         raise DataError(f"all {len(values)} checkpoints have the same {target}: there is nothing to explain")
     return values
