@@ -199,6 +199,7 @@ def sharpness_complexity(frame: pd.DataFrame, look: Look = PAGE) -> Figure | Non
             panel.axhline(row.settings["constant"], color="black", linestyle="--", linewidth=0.9)
             panel.set_xscale("log")
             panel.set_yscale("log")
+            panel.minorticks_off()  # of a dozen logarithmic panels they would take half the time
             panel.set_title(look.fitted(row.checkpoint, shape[1]))
         hide_rest(axes, len(rows))
         for panel in lowest_panels(axes, len(rows), shape[1]):

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from ssa_analysis.reports.hover import tell
 from ssa_analysis.reports.style import UNKNOWN, Look, method_label, method_styles, ordered_methods, plain
 
-MAX_PANELS = 12  # checkpoints with a panel of their own in one figure; beyond it the first of each method are shown
+MAX_PANELS = 8  # checkpoints with a panel of their own in one figure; beyond it the first of each method are shown
 MAX_LINES = 40  # checkpoints with a line of their own
 
 _known: dict[int, tuple[weakref.ref[pd.DataFrame], int, Mapping[tuple[str, str], np.ndarray]]] = {}

@@ -71,7 +71,8 @@ def _paired(frame: pd.DataFrame, score: str, keys: tuple[str, str], label: str, 
     with styled(look):
         for panel, (name, _, arrays) in zip(axes, chosen, strict=False):
             panel.hist(arrays[keys[0]], bins, density=True, histtype="step", color="black", label="ideal (same class)")
-            panel.hist(arrays[keys[1]], bins, density=True, alpha=0.5, color="#56B4E9", label="practical (two views)")
+            filled = {"histtype": "stepfilled", "alpha": 0.5, "color": "#56B4E9"}
+            panel.hist(arrays[keys[1]], bins, density=True, label="practical (two views)", **filled)
             for key, line in zip(keys, ({"color": "black"}, {"color": "#0072B2", "linestyle": "--"}), strict=True):
                 panel.axvline(float(np.mean(arrays[key])), linewidth=0.8, **line)
             means = "\n".join(f"{key.split('_')[0]}: mean {np.mean(arrays[key]):.4g}" for key in keys)
@@ -120,7 +121,7 @@ def null_histograms(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
             if row is None:
                 panel.set_visible(False)
                 continue
-            panel.hist(row.arrays["null"], 30, density=True, color="#999999")
+            panel.hist(row.arrays["null"], 30, density=True, histtype="stepfilled", color="#999999")
             panel.axvline(row.value, color="#D55E00", linewidth=1.2)
             said = f"{checkpoint}\nMMD² {statistic}: {row.value:.4g}, p {row.settings['p_value']:.2g}"
             tell_grid(panel, np.array([row.value]), np.array([np.mean(panel.get_ylim())]), [[said]])

@@ -82,7 +82,7 @@ def test_paths_mark_both_ends_and_the_line_between_them(frame: pd.DataFrame) -> 
     assert path.get_xdata().tolist() == [-0.25, 0.0, 0.5, 1.0, 1.25]
     assert (ends.get_xdata().tolist(), ends.get_ydata().tolist()) == ([0.0, 1.0], [1.0, 1.5])
     assert (ends.get_marker(), ends.get_linestyle()) == ("o", ":")
-    assert shown[0].get_xlabel() == "from this (0) to the other (1)"
+    assert shown[0].get_xlabel().replace("\n", " ") == "from this (0) to the other (1)"
 
 
 def test_path_surfaces_have_two_checkpoints_and_two_kinds_of_axes(frame: pd.DataFrame) -> None:
@@ -92,8 +92,8 @@ def test_path_surfaces_have_two_checkpoints_and_two_kinds_of_axes(frame: pd.Data
     assert markers == {"+": (0, 0), "x": (1, 0)}
     assert shown[0].get_xlim() == (-0.25, 1.25)
     assert shown[0].get_ylim() == (-1.0, 1.0)
-    assert shown[0].get_ylabel() == "random (filter norms)"
-    assert shown[-1].get_xlabel() == "this (0) to other (1)"
+    assert shown[0].get_ylabel().replace("\n", " ") == "random (filter norms)"
+    assert shown[-1].get_xlabel().replace("\n", " ") == "this (0) to other (1)"
     # the rise is over the loss at (0, 0), not in the middle of the grid
     levels = shown[0].collections[0].levels
     assert levels[0] == pytest.approx(0.0)
