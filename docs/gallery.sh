@@ -7,9 +7,10 @@ out=$1
 here=$(dirname "$0")
 ssa() { "${PYTHON:-python}" -m ssa_analysis "$@"; }
 [ -e "$out/scores.db" ] || ssa demo --out "$out"
-store=(--data digits --store "$out/scores.db" --measures landscape)
-ssa score "$out"/runs/*/last.pt "${store[@]}" --set landscape.along=eigenvectors
-ssa score "$out"/runs/*-s1/last.pt "${store[@]}" --set landscape.along=checkpoint --set "landscape.other=$out/runs/simclr-s0/last.pt"
+some=("$out/runs/simclr-s1/last.pt" "$out/runs/ssa-clr-s1/last.pt")
+store=(--data digits --store "$out/scores.db" --measures landscape --set landscape.points=15 --set landscape.grid=9)
+ssa score "${some[@]}" "${store[@]}" --set landscape.along=eigenvectors
+ssa score "${some[@]}" "${store[@]}" --set landscape.along=checkpoint --set "landscape.other=$out/runs/simclr-s0/last.pt"
 for method in simclr ssa-clr; do
   run=$out/recorded/$method
   [ -e "$run/last.pt" ] || ssa train --method $method --data digits --arch convnet --projector 64,32 --epochs 20 --batch 128 \

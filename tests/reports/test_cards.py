@@ -74,6 +74,10 @@ def test_every_plot_is_there_and_json(full: Store) -> None:
     widths = np.diff(plots["similarities"]["edges"])
     assert np.dot(widths, plots["similarities"]["ideal"]) == pytest.approx(1, abs=1e-3)
     assert plots["corruptions"]["note"] == "regenerated"
+    frame = full.frame()
+    (error,) = frame.loc[(frame["checkpoint"] == "b") & (frame["name"] == "mean_error"), "arrays"]
+    np.testing.assert_allclose(plots["corruptions"]["accuracy"], 1 - np.array(error["value"]), rtol=1e-4)
+    assert plots["corruptions"]["clean"] == pytest.approx(1 - error["clean"])
 
 
 def test_the_waterfall_ends_at_the_bound(full: Store) -> None:
