@@ -139,7 +139,7 @@ def test_pyplot_is_never_imported(frame: pd.DataFrame, monkeypatch: pytest.Monke
     afresh = importlib.import_module("ssa_analysis.reports.html")
     assert [entry.name for entry in afresh.FIGURES] == list(DRAWERS)
     few = frame[frame["method"].isin(["simclr", "ssa-clr"])]
-    for entry in afresh.FIGURES:
+    for entry in afresh.FIGURES[::5]:  # of every kind one; the modules are imported in any case
         assert afresh.figure_files(entry.draw(few), ["svg"])["svg"].startswith(b"<?xml")
 
 

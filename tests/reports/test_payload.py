@@ -23,6 +23,12 @@ def test_what_is_packed_comes_back() -> None:
     assert set(packed(content)) <= set(string.ascii_letters + string.digits + "+/=")
 
 
+def test_the_same_letters_at_another_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = packed([1])
+    monkeypatch.setattr(gzip.time, "time", lambda: 2e9)  # type: ignore[attr-defined]
+    assert packed([1]) == before
+
+
 def test_what_json_cannot_say_becomes_null() -> None:
     assert unpacked(packed([float("nan"), float("inf"), np.float64("nan"), np.arange(2), np.bool_(True), (1,)])) == [
         None, None, None, [0, 1], True, [1],
