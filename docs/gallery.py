@@ -56,7 +56,9 @@ def main(stores: tuple[str, ...], data_root: str | None) -> None:
     entries = [*((entry, "frame") for entry in FIGURES), (TRAINING_CURVES, "history"), (VIEWS_SHEET, "tiles")]
     entries.sort(key=lambda item: list(GROUPS.values()).index(GROUPS[item[0].draw.__module__.rsplit(".", 1)[-1]]))
     for entry, kind in entries:
-        figure = next((drawn for source in sources if (drawn := entry.draw(source[kind], LOOK)) is not None), None)
+        # of several training curves those with the most panels
+        ordered = sorted(sources, key=lambda source: -source[kind]["score"].nunique()) if kind == "history" else sources
+        figure = next((drawn for source in ordered if (drawn := entry.draw(source[kind], LOOK)) is not None), None)
         if figure is None:
             click.echo(f"nothing for {entry.name}", err=True)
             continue

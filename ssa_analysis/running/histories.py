@@ -24,7 +24,7 @@ def training_history(checkpoints: pd.DataFrame, beside: Path | None = None) -> p
     """
     parts = []
     named = zip(checkpoints["path"], checkpoints["checkpoint"], checkpoints["method"], strict=True)
-    folders = {Path(path).parent: (str(name), method) for path, name, method in named}
+    folders = {_run_folder(Path(path)): (str(name), method) for path, name, method in named}
     for folder, (name, method) in folders.items():
         place = _found(folder, beside)
         if place is None:
@@ -36,6 +36,11 @@ def training_history(checkpoints: pd.DataFrame, beside: Path | None = None) -> p
         return pd.DataFrame(columns=list(COLUMNS))
     history: pd.DataFrame = pd.concat(parts, ignore_index=True)[list(COLUMNS)]
     return history.dropna(subset=["epoch", "value"]).reset_index(drop=True)
+
+
+def _run_folder(path: Path) -> Path:
+    """The folder of a run's logs; checkpoints that were kept along the way lie in ``epochs`` below it."""
+    return path.parent.parent if path.parent.name == "epochs" else path.parent
 
 
 def _found(folder: Path, beside: Path | None) -> Path | None:

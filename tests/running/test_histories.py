@@ -74,6 +74,11 @@ def test_of_two_checkpoints_of_a_run_the_last_stands_for_it(tmp_path: Path) -> N
     assert set(training_history(both)["checkpoint"]) == {"a"}
 
 
+def test_checkpoints_kept_along_the_way_have_the_curves_of_their_run(tmp_path: Path) -> None:
+    run(tmp_path / "a")
+    assert set(training_history(table(str(tmp_path / "a" / "epochs" / "epoch-0010.pt")))["score"]) > {"loss"}
+
+
 def test_no_runs_at_all() -> None:
     assert training_history(table("nowhere/last.pt")).empty
     assert list(training_history(table()).columns) == list(COLUMNS)
