@@ -15,6 +15,7 @@ from ssa_analysis.reports.hover import tell
 from ssa_analysis.reports.style import UNKNOWN, Look, method_label, method_styles, ordered_methods, plain
 
 MAX_PANELS = 8  # checkpoints with a panel of their own in one figure; beyond it the first of each method are shown
+MANY = 100  # checkpoints
 MAX_LINES = 40  # checkpoints with a line of their own
 
 _known: dict[int, tuple[weakref.ref[pd.DataFrame], int, Mapping[tuple[str, str], np.ndarray]]] = {}
@@ -51,11 +52,12 @@ def with_arrays(rows: pd.DataFrame, key: str) -> Iterator[tuple[str, str, dict[s
 
 
 def panel_choice(rows: pd.DataFrame) -> pd.DataFrame:
-    """At most ``MAX_PANELS`` rows, spread evenly over the methods."""
+    """At most ``MAX_PANELS`` rows, spread evenly over the methods; half as many of more than ``MANY``, to be there sooner."""
     if len(rows) <= MAX_PANELS:
         return rows
-    share = max(1, MAX_PANELS // rows["method"].nunique())
-    return rows.groupby("method", sort=False).head(share).head(MAX_PANELS)
+    most = MAX_PANELS if len(rows) <= MANY else MAX_PANELS // 2
+    share = max(1, most // rows["method"].nunique())
+    return rows.groupby("method", sort=False).head(share).head(most)
 
 
 def one_of_each(rows: pd.DataFrame, count: int) -> pd.DataFrame:

@@ -574,7 +574,9 @@ def test_many_checkpoints_share_the_panels_fairly(frame: pd.DataFrame) -> None:
     many = pd.concat([rows.assign(checkpoint=rows["checkpoint"] + f"-{k}") for k in range(4)])
     chosen = panel_choice(many)
     assert len(chosen) == MAX_PANELS
-    assert chosen["method"].value_counts().tolist() == [3, 3, 3, 3]
+    assert chosen["method"].value_counts().tolist() == [2, 2, 2, 2]
+    hundreds = pd.concat([rows.assign(checkpoint=rows["checkpoint"] + f"-{k}") for k in range(13)])
+    assert panel_choice(hundreds)["method"].value_counts().tolist() == [1, 1, 1, 1]
 
 
 def test_rows_are_finite_and_in_the_order_of_methods(frame: pd.DataFrame) -> None:

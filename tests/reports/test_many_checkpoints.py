@@ -19,7 +19,7 @@ from ssa_analysis.running.store import Store
 COUNT = 500
 BYTES = 20 * 10**6
 SECONDS = 60
-PLAIN = 0.28  # seconds of a processor for a plain figure of four panels, where nothing else runs on it
+PLAIN = 0.6  # seconds of a processor for a plain figure of four panels, where nothing else runs on it
 
 
 def plain_figure() -> float:
