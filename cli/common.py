@@ -5,16 +5,13 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import numpy as np
 from ssa_analysis.cli.loudness import say, warn
 
 from ssa_analysis.checkpoints.finding import find_checkpoints
@@ -22,7 +19,7 @@ from ssa_analysis.checkpoints.options import load_options
 from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.errors import CheckpointError, SettingsError
 from ssa_analysis.progress import duration
-from ssa_analysis.scores import Score
+from ssa_analysis.scores import plain_json
 from ssa_analysis.toml_files import read_toml
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,23 +50,7 @@ def json_option(what: str) -> Callable[[F], F]:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout, of plain values, scores, dataclasses, paths and numpy's scalars; NaN and infinity are null."""
-    click.echo(json.dumps(_plain(value), indent=1, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Score):  # its arrays are for figures
-        return value.to_json()
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
+    click.echo(json.dumps(plain_json(value), indent=1, allow_nan=False))
 
 
 def data_options(function: F) -> F:

@@ -8,6 +8,8 @@ import json
 import math
 from typing import Any
 
+from ssa_analysis.scores import plain_json
+
 DIGITS = 5  # significant ones, of numbers that are drawn
 
 
@@ -22,23 +24,6 @@ def packed(content: Any) -> str:
 
 def _dumps(content: Any) -> str:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def plain_json(content: Any) -> Any:
-    """The same with plain lists, dictionaries and numbers, and null where a number is not finite."""
-    if isinstance(content, dict):
-        return {str(key): plain_json(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [plain_json(value) for value in content]
-    if isinstance(content, bool) or content is None or isinstance(content, str):
-        return content
-    if hasattr(content, "tolist"):  # of numpy
-        return plain_json(content.tolist())
-    if isinstance(content, int):
-        return content
-    if isinstance(content, float):
-        return content if math.isfinite(content) else None
-    return str(content)
 
 
 def short(values: Any, digits: int = DIGITS) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -26,15 +27,25 @@ JSON_FIELDS = (
 )  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
-    """Turn non-finite floats into None, which is what JSON can say."""
+def plain_json(value: Any) -> Any:
+    """The same as JSON can say it: dictionaries, lists and plain values; None for NaN and infinity, the text of a path.
+
+    Scores are their JSON, dataclasses their fields, arrays and scalars of numpy plain numbers. Other things are left as they
+    are, for ``json.dumps`` to refuse.
+    """
+    if isinstance(value, Score):  # its arrays are for figures
+        return value.to_json()
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if hasattr(value, "tolist"):  # of numpy
+        value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+        return [plain_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """The documented JSON object (keys: ``JSON_FIELDS``); NaN and infinity become null."""
-        return {key: _plain(getattr(self, key)) for key in JSON_FIELDS}
+        return {key: plain_json(getattr(self, key)) for key in JSON_FIELDS}
 
     def with_context(self, checkpoint: str, settings: Mapping[str, Any], seconds: float) -> Score:
         """The same number, told where it came from; the score's own settings win over the shared ones."""

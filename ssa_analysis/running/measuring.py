@@ -16,7 +16,7 @@ from ssa_analysis.errors import MeasureError, SSAError
 from ssa_analysis.measures.base import Measure, MeasureSettings
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.precision import full_precision
-from ssa_analysis.scores import Score
+from ssa_analysis.scores import JSON_FIELDS, Score
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def check_storable(scores: Sequence[Score]) -> None:
         raise MeasureError(f"the measure returned two scores called {twice[0]!r}")
     for score in scores:
         try:
-            json.dumps([score.to_json(), dict(score.arrays)])
+            # as they are: the store does not make plain numbers of others
+            plain = [getattr(score, key) for key in JSON_FIELDS if key != "settings"]
+            json.dumps([*plain, dict(score.settings), dict(score.arrays)])
         except TypeError as error:
             raise MeasureError(f"the score {score.name!r} holds something that cannot be stored ({error})") from error

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from ssa_analysis.reports.cards import PLOTS, POINTS, card_id, make_cards
-from ssa_analysis.reports.payload import plain_json
 
 from ssa_analysis.linking.comparison import compare
 from ssa_analysis.running.store import Store
+from ssa_analysis.scores import plain_json
 
 NOTHING = pd.DataFrame()
 

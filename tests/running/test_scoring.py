@@ -157,6 +157,7 @@ def test_a_measure_that_raises_fails_alone(
         ([Score("bad", "s", 1.0, arrays={"grid": np.zeros(3)})], "'s' holds something that cannot be stored"),
         ([Score("bad", "s", 1.0, settings={"what": {1, 2}})], "'s' holds something that cannot be stored"),
         ([Score("bad", "s", np.float32(1.0))], "'s' holds something that cannot be stored"),
+        ([Score("bad", "s", 1.0, settings={"grid": np.zeros(3)})], "'s' holds something that cannot be stored"),
     ],
 )
 def test_a_measure_that_returns_what_cannot_be_stored_fails_alone(
