@@ -35,7 +35,7 @@ from ssa_analysis.reports.style import (
 from ssa_analysis.linking.granulated import Granulated
 from ssa_analysis.linking.hypotheses import matched_differences, mean_over_cells
 from ssa_analysis.linking.links import MINIMUM
-from ssa_analysis.linking.rank import weighted_pearson, weighted_ranks
+from ssa_analysis.linking.rank import centred, correlation, weighted_ranks
 from ssa_analysis.linking.resampling import configuration_weights, percentile_interval
 from ssa_analysis.linking.table import design_of, wide_table
 
@@ -124,10 +124,10 @@ def score_correlations(frame: pd.DataFrame, look: Look = PAGE) -> Figure | None:
         return None
     design = design_of(frame, list(table.index))
     weights = np.concatenate([np.ones((1, len(table))), configuration_weights(design, DRAWS)])
-    ranks = {key: weighted_ranks(table[key].to_numpy(float), weights) for key in keys}
+    ranks = {key: centred(weighted_ranks(table[key].to_numpy(float), weights), weights) for key in keys}
     values, brackets = np.eye(len(keys)), np.zeros((len(keys), len(keys)), dtype=bool)
     for (i, one), (j, other) in itertools.combinations(enumerate(keys), 2):
-        found = weighted_pearson(ranks[one], ranks[other], weights)
+        found = correlation(ranks[one], ranks[other])
         interval = percentile_interval(float(found[0]), found[1:], design.configurations)
         values[i, j] = values[j, i] = interval.value
         brackets[i, j] = brackets[j, i] = not (interval.low > 0 or interval.high < 0)
