@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import pandas as pd
 from ssa_analysis.reports.names import KEY_SCORES
+from ssa_analysis.reports.per_table import PerTable
 
 from ssa_analysis.errors import DataError
 from ssa_analysis.linking.hypotheses import HypothesisSettings, Verdict, judge
@@ -39,7 +39,7 @@ def predictor_sets(settings: HypothesisSettings) -> dict[str, tuple[str, ...]]:
     }
 
 
-_known: dict[int, tuple[weakref.ref[pd.DataFrame], Linking]] = {}
+_known: PerTable[Linking] = PerTable()
 
 
 def linking_of(frame: pd.DataFrame, settings: HypothesisSettings | None = None) -> Linking:
@@ -47,12 +47,9 @@ def linking_of(frame: pd.DataFrame, settings: HypothesisSettings | None = None) 
 
     Without settings: those that were asked for last, or the usual ones.
     """
-    reference, linking = _known.get(id(frame), (None, None))
-    if reference is None or reference() is not frame or linking is None or settings not in (None, linking.settings):
-        for key in [key for key, (other, _) in _known.items() if other() is None]:
-            del _known[key]
-        linking = _work_out(frame, settings or HypothesisSettings())
-        _known[id(frame)] = (weakref.ref(frame), linking)
+    linking = _known.get(frame)
+    if linking is None or settings not in (None, linking.settings):
+        linking = _known.put(frame, _work_out(frame, settings or HypothesisSettings()))
     return linking
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,24 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from ssa_analysis.reports.hover import tell
+from ssa_analysis.reports.per_table import PerTable
 from ssa_analysis.reports.style import UNKNOWN, Look, method_label, method_styles, ordered_methods, plain
 
 MAX_PANELS = 8  # checkpoints with a panel of their own in one figure; beyond it the first of each method are shown
 MANY = 100  # checkpoints
 MAX_LINES = 40  # checkpoints with a line of their own
 
-_known: dict[int, tuple[weakref.ref[pd.DataFrame], int, Mapping[tuple[str, str], np.ndarray]]] = {}
+_known: PerTable[Mapping[tuple[str, str], np.ndarray]] = PerTable()
 
 
 def _places(frame: pd.DataFrame) -> Mapping[tuple[str, str], np.ndarray]:
     """Where in a table each score stands; worked out once for each table."""
-    reference, length, places = _known.get(id(frame), (None, -1, {}))
-    if reference is None or reference() is not frame or length != len(frame):
-        for key in [key for key, (other, *_) in _known.items() if other() is None]:
-            del _known[key]
-        places = frame.groupby(["measure", "name"], sort=False).indices
-        _known[id(frame)] = (weakref.ref(frame), len(frame), places)
-    return places
+    places = _known.get(frame)
+    return _known.put(frame, frame.groupby(["measure", "name"], sort=False).indices) if places is None else places
 
 
 def rows_of(frame: pd.DataFrame, measure: str, name: str) -> pd.DataFrame:
