@@ -41,8 +41,8 @@ def command(
       ssa-analyze corruptions --data digits --corruptions digits-C/ --out sheet/
     """
     import torch
+    from ssa_analysis.reports.figure_files import write_figure
     from ssa_analysis.reports.figures.robustness import contact_sheet  # matplotlib only once there is something to draw
-    from ssa_analysis.reports.html import write_figure
     from ssa_analysis.reports.tables import safe_csv
 
     settings = RobustnessSettings(

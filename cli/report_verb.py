@@ -34,10 +34,10 @@ def command(store_path: str, out: str, data: str | None, data_root: str | None, 
       ssa-analyze report scores.db --out paper/ --size icml-column
     """
     with Store(store_path, must_exist=True) as store:
-        path = write_report(store, out, data=data, images=_images(store, data, data_root), size=size)
-        found = findings(store.frame(data)) if as_json else []
+        frame = store.frame(data)
+        path = write_report(store, out, frame=frame, images=_images(store, data, data_root), size=size)
     if as_json:
-        print_json({"report": path, "findings": found})
+        print_json({"report": path, "findings": findings(frame)})
     say(f"wrote {path}")
 
 

@@ -178,6 +178,6 @@ def report_study(study: Study, folder: StudyFolder) -> tuple[Path, list[str], li
     with Store(folder.store, must_exist=True) as store:
         data = loaded_data(study.data)
         name = data.name
-        page = write_report(store, folder.report, data=name, images=data, hypotheses=study.hypotheses)
         frame = store.frame(name)
+        page = write_report(store, folder.report, frame=frame, images=data, hypotheses=study.hypotheses)
     return page, findings(frame, study.hypotheses), linking_of(frame, study.hypotheses).verdicts

@@ -58,7 +58,7 @@ def command(
     Example:
       ssa-analyze views runs/a/last.pt --data digits --out advice/
     """
-    from ssa_analysis.reports.html import write_figure  # matplotlib only once there is something to draw
+    from ssa_analysis.reports.figure_files import write_figure  # matplotlib only once there is something to draw
 
     spec = DataSpec(data, data_root, subset, image_size, not no_download)
     device = resolve_device(device)

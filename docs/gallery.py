@@ -12,8 +12,7 @@ from pathlib import Path
 import click
 import pandas as pd
 from ssa_analysis.reports.figure_files import write_figure
-from ssa_analysis.reports.figures import FIGURES, TRAINING_CURVES, VIEWS_SHEET
-from ssa_analysis.reports.html import GROUPS
+from ssa_analysis.reports.figures import FIGURES, GROUPS, TRAINING_CURVES, VIEWS_SHEET
 from ssa_analysis.reports.sheets import view_sheets
 from ssa_analysis.reports.style import SIZES
 
@@ -54,7 +53,7 @@ def main(stores: tuple[str, ...], data_root: str | None) -> None:
     sources = [_read(Path(path), data_root) for path in stores]
     lines, group = [OPENING], ""
     entries = [*((entry, "frame") for entry in FIGURES), (TRAINING_CURVES, "history"), (VIEWS_SHEET, "tiles")]
-    entries.sort(key=lambda item: list(GROUPS.values()).index(GROUPS[item[0].draw.__module__.rsplit(".", 1)[-1]]))
+    entries.sort(key=lambda item: list(GROUPS.values()).index(item[0].group))
     for entry, kind in entries:
         # of several training curves those with the most panels
         ordered = sorted(sources, key=lambda source: -source[kind]["score"].nunique()) if kind == "history" else sources
@@ -63,10 +62,9 @@ def main(stores: tuple[str, ...], data_root: str | None) -> None:
             click.echo(f"nothing for {entry.name}", err=True)
             continue
         write_figure(figure, folder, entry.name, ("png",))
-        own = GROUPS[entry.draw.__module__.rsplit(".", 1)[-1]]
-        if own != group:
-            lines.append(f"## {own}\n")
-            group = own
+        if entry.group != group:
+            lines.append(f"## {entry.group}\n")
+            group = entry.group
         lines.append(
             f"### {entry.title}\n\n`{entry.draw.__name__}`: {entry.caption}\n\n![{entry.title}](gallery/{entry.name}.png)\n"
         )

@@ -23,7 +23,7 @@ from ssa_analysis.reports.findings import findings
 from ssa_analysis.reports.hover import hover_points
 from ssa_analysis.reports.payload import packed
 from ssa_analysis.reports.sheets import view_sheets
-from ssa_analysis.reports.style import PAGE, SIZES, Look
+from ssa_analysis.reports.style import SIZES
 from ssa_analysis.reports.tables import (
     bounds_table,
     links_table,
@@ -46,10 +46,6 @@ from ssa_analysis.running.histories import training_history
 from ssa_analysis.running.store import Store
 from ssa_analysis.version import __version__
 
-GROUPS = {
-    "linking": "Scores and accuracy", "curvature": "Sharpness", "landscape": "Sharpness", "shift": "Shift", "views": "Shift",
-    "robustness": "Robustness", "bounds": "Bounds", "training": "Training",
-}  # fmt: skip
 SHOWN_ROWS = 500  # of a table that stands in the page; longer ones are carried along, and shown as they are asked for
 CARRIED_ROWS = 20_000  # longer ones are in the folder of tables alone
 LATEX_ROWS = 1000  # a longer table is no use on paper
@@ -119,6 +115,7 @@ def write_report(
     out: str | Path,
     *,
     data: str | None = None,
+    frame: pd.DataFrame | None = None,
     images: Data | None = None,
     size: str | None = None,
     hypotheses: HypothesisSettings | None = None,
@@ -128,6 +125,7 @@ def write_report(
 
     Args:
         data: only scores on this data set; needed where the store holds several.
+        frame: ``store.frame(data)``, where the caller has read it already.
         images: that data set, for the contact sheet of views; without it there is none.
         size: a name of :data:`ssa_analysis.reports.style.SIZES` that the figures' files are set for; default: as in the page.
         hypotheses: what is linked and judged; default: probe accuracy against the usual scores.
@@ -141,7 +139,7 @@ def write_report(
     """
     if size is not None and size not in SIZES:
         raise SettingsError(str(unknown_name("size", size, list(SIZES))))
-    frame = store.frame(data)
+    frame = store.frame(data) if frame is None else frame
     names = sorted(frame["data"].unique())
     if len(names) > 1:
         raise DataError(f"{store.path}: scores on several data sets ({', '.join(names)}); name one with --data")
@@ -211,12 +209,11 @@ def _drawings(
         yield FigureEntry(name, VIEWS_SHEET.title, caption, VIEWS_SHEET.draw), sheet.tiles, sheet.checkpoints
 
 
-def _section(entry: FigureEntry, figure: Figure, look: Look = PAGE) -> Section:
+def _section(entry: FigureEntry, figure: Figure) -> Section:
     lay_out(figure)
     points = hover_points(figure)
     svg = inline_svg(figure_files(figure, ("svg",))["svg"])
-    group = GROUPS[entry.draw.__module__.rsplit(".", 1)[-1]]
-    return Section(entry.name, entry.title, entry.caption, group, Markup(svg), packed(points) if points else "")
+    return Section(entry.name, entry.title, entry.caption, entry.group, Markup(svg), packed(points) if points else "")
 
 
 def _write_tables(tables: Mapping[str, pd.DataFrame], folder: Path, note: str) -> None:

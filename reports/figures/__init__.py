@@ -55,6 +55,11 @@ from ssa_analysis.reports.figures.shift import (
 from ssa_analysis.reports.figures.training import training_curves
 from ssa_analysis.reports.figures.views import shift_against_strength, views_ranking, views_sheet
 
+GROUPS = {
+    "linking": "Scores and accuracy", "curvature": "Sharpness", "landscape": "Sharpness", "shift": "Shift", "views": "Shift",
+    "robustness": "Robustness", "bounds": "Bounds", "training": "Training",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class FigureEntry:
@@ -64,6 +69,11 @@ class FigureEntry:
     title: str
     caption: str
     draw: Callable[..., Figure | None]
+
+    @property
+    def group(self) -> str:
+        """The heading that it stands under, by the module that draws it."""
+        return GROUPS[self.draw.__module__.rsplit(".", 1)[-1]]
 
 
 TRAINING_CURVES = FigureEntry(
