@@ -72,11 +72,12 @@ def _paired(frame: pd.DataFrame, score: str, keys: tuple[str, str], label: str, 
         for panel, (name, _, arrays) in zip(axes, chosen, strict=False):
             panel.hist(arrays[keys[0]], bins, density=True, histtype="step", color="black", label="ideal (same class)")
             filled = {"histtype": "stepfilled", "alpha": 0.5, "color": "#56B4E9"}
-            panel.hist(arrays[keys[1]], bins, density=True, label="practical (two views)", **filled)
+            heights, *_ = panel.hist(arrays[keys[1]], bins, density=True, label="practical (two views)", **filled)
             for key, line in zip(keys, ({"color": "black"}, {"color": "#0072B2", "linestyle": "--"}), strict=True):
                 panel.axvline(float(np.mean(arrays[key])), linewidth=0.8, **line)
             means = "\n".join(f"{key.split('_')[0]}: mean {np.mean(arrays[key]):.4g}" for key in keys)
-            tell_grid(panel, (bins[1:] + bins[:-1]) / 2, np.zeros(1), [[f"{name}\n{means}"] * (len(bins) - 1)])
+            for middle, height in zip((bins[1:] + bins[:-1]) / 2, heights, strict=True):  # on the bars, where one points
+                tell_grid(panel, np.array([middle]), np.array([height / 2]), [[f"{name}\n{means}"]])
             panel.set_title(look.fitted(name, columns))
         hide_rest(axes, len(chosen))
         for panel in lowest_panels(axes, len(chosen), columns):
