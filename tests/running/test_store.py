@@ -137,6 +137,14 @@ def test_a_failed_cell_is_listed_but_not_had(store: Store, cell: Make) -> None:
     assert store.failures().values.tolist() == [["runs/a/last.pt", "digits", "toy", "it broke"]]
 
 
+def test_data_sets_with_finished_scores(store: Store, cell: Make, result: Result) -> None:
+    assert store.data_names() == []
+    store.write(result(cell(data_name="svhn", data_fingerprint="a" * 16), 1.0))
+    store.write(result(cell(data_name="digits"), 1.0))
+    store.write(CellResult(cell(data_name="cifar10", data_fingerprint="b" * 16), error="it broke"))
+    assert store.data_names() == ["digits", "svhn"]
+
+
 def test_a_failure_never_replaces_a_good_cell(store: Store, cell: Make, result: Result) -> None:
     store.write(result(cell(), 4.0))
     store.write(CellResult(cell(), error="later it broke"))
