@@ -38,7 +38,7 @@ OVERRIDES = {
 def command(out: str, workers: int, epochs: int, seeds: int, dry_run: bool, as_json: bool) -> None:
     """Train, score, link, check the bounds and report, on data that needs no download. Run it again to continue.
 
-    A few minutes on two cores; without --dry-run, the example does it.
+    Five to ten minutes on two cores; without --dry-run, the example does it.
 
     \b
     Example:
