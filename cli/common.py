@@ -7,7 +7,8 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +19,9 @@ from ssa_analysis.checkpoints.finding import find_checkpoints
 from ssa_analysis.checkpoints.options import load_options
 from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.errors import CheckpointError, SettingsError
-from ssa_analysis.progress import duration
+from ssa_analysis.progress import duration, parse_duration
 from ssa_analysis.scores import plain_json
+from ssa_analysis.stopping import gentle_interrupts
 from ssa_analysis.toml_files import read_toml
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -162,7 +164,7 @@ def executor_options(function: F) -> F:
     return function
 
 
-def chosen_executor(name: str, workers: int | None, options: tuple[str, ...], device: str) -> Any:
+def chosen_executor(name: str, workers: int | None, options: tuple[str, ...], device: str, isolated: bool = False) -> Any:
     """The executor that the three options stand for."""
     from ssa_analysis.running.executors import ExecutorSettings, make_executor
 
@@ -172,7 +174,24 @@ def chosen_executor(name: str, workers: int | None, options: tuple[str, ...], de
         if not (key and equals):
             raise click.UsageError(f"--executor-option {item!r}: write it as NAME=VALUE")
         values[key.strip()] = value.strip()
-    return make_executor(name, ExecutorSettings(workers, device, values))
+    return make_executor(name, ExecutorSettings(workers, device, values, isolated))
+
+
+def cell_timeout_option(function: F) -> F:
+    """``--cell-timeout``, as seconds."""
+    return click.option(
+        "--cell-timeout",
+        metavar="DURATION",
+        callback=lambda context, parameter, value: None if value is None else parse_duration(value),
+        help="End a cell that takes longer, such as 30m, and record it as failed; the others go on. Uses a process of its own.",
+    )(function)
+
+
+@contextmanager
+def interruptible(what: str) -> Iterator[None]:
+    """The first Ctrl-C inside the block ends the work after ``what``, the second one at once."""
+    with gentle_interrupts(lambda: warn(f"stopping after {what}; Ctrl-C again stops now (what is finished is kept)")):
+        yield
 
 
 def resolve_device(name: str) -> str:

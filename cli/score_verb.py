@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from ssa_analysis.cli.common import (
     EXIT_FAILED,
     Progress,
+    cell_timeout_option,
     chosen_executor,
     config_option,
     corruption_options,
@@ -20,6 +20,7 @@ from ssa_analysis.cli.common import (
     device_option,
     duration,
     executor_options,
+    interruptible,
     json_option,
     known_checkpoints,
     model_options,
@@ -45,13 +46,15 @@ from ssa_analysis.running.score_estimate import Costs, ScoringEstimate, estimate
 from ssa_analysis.running.scoring import ScoringSummary, cells_to_run, run_cells
 from ssa_analysis.running.store import Store, short_names
 from ssa_analysis.scores import Score, in_brackets, marks_of
+from ssa_analysis.stopping import Deadline, Stopped, stop_requested
 
 Where = tuple[str, int | None, tuple[str, ...]]  # executor, workers, options
 
 
 @dataclass(frozen=True)
 class How:
-    """How a run goes and ends: where it runs, what is printed, which conditions make it fail, seconds that it may take."""
+    """How a run goes and ends: where it runs, what is printed, which conditions make it fail, seconds that it and a cell of it
+    may take."""
 
     where: Where
     device: str
@@ -59,6 +62,7 @@ class How:
     conditions: Sequence[Condition] = ()
     dry_run: bool = False
     budget: float | None = None
+    cell_timeout: float | None = None
 
 
 @click.command()
@@ -115,6 +119,7 @@ class How:
     metavar="DURATION",
     help="Keep to about this long, such as 10m: fewer pairs, images and probes, which is said; what is left then stays undone.",
 )
+@cell_timeout_option
 @click.option("--dry-run", is_flag=True, help="Say what would be computed and about how long it takes, and stop.")
 @json_option("the scores")
 @config_option("score")
@@ -123,12 +128,12 @@ def command(
     options: LoadOptions, store_path: str, measures: str | None, assignments: tuple[str, ...], views: str,
     loss: str, backend: str, tau: float | None, corruptions: str | None, frost_textures: str | None, test_sets: tuple[str, ...],
     baseline: str | None, seed: int, workers: int | None, executor: str, executor_option: tuple[str, ...], device: str,
-    fail_if: tuple[str, ...], time_budget: str | None, dry_run: bool, as_json: bool,
+    fail_if: tuple[str, ...], time_budget: str | None, cell_timeout: float | None, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure CHECKPOINTs (files, globs, folders) and keep the scores.
 
     What the store has already is not computed again. Exit code 1 if some measure failed, or a condition of --fail-if holds;
-    the scores are kept in any case.
+    the scores are kept in any case. Ctrl-C ends the run after the cell in hand, a second one at once.
 
     \b
     Example:
@@ -149,7 +154,7 @@ def command(
         "baseline": ALEXNET if baseline == ALEXNET else whole_path(baseline),
     }  # fmt: skip
     budget = parse_duration(time_budget) if time_budget is not None else None
-    how = How((executor, workers, executor_option), device, as_json, conditions, dry_run, budget)
+    how = How((executor, workers, executor_option), device, as_json, conditions, dry_run, budget, cell_timeout)
     run_and_print(checkpoints, spec, names, parse_settings(assignments), shared, seed, store_path, options, how)
 
 
@@ -162,8 +167,10 @@ def run_and_print(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if (how.where[1] or 1) > 1 or how.where[0] != "local":
             raise click.UsageError("--workers and --executor are for one process; torchrun has started several already")
-        if how.budget is not None or how.dry_run:
-            raise click.UsageError("--time-budget and --dry-run are for one process; torchrun has started several")
+        if how.budget is not None or how.dry_run or how.cell_timeout is not None:
+            raise click.UsageError(
+                "--time-budget, --cell-timeout and --dry-run are for one process; torchrun has started several"
+            )
     with joined_ranks(resolve_device(how.device)) as (ranks, device):
         _run_and_print(
             ranks, replace(how, device=device), checkpoints, spec, measures, overrides, shared, seed, store_path, options
@@ -174,7 +181,7 @@ def _run_and_print(
     ranks: Ranks, how: How, checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str],
     overrides: dict[str, dict[str, str]], shared: dict[str, object], seed: int, store_path: str, options: LoadOptions,
 ) -> None:  # fmt: skip
-    started = time.time()
+    deadline = Deadline.within(how.budget) if how.budget is not None else None
     paths, left_out = known_checkpoints(checkpoints)
     if ranks.rank == 0:
         loaded_data(spec)  # the first one may have to download it; the others then find it there
@@ -190,7 +197,7 @@ def _run_and_print(
         overrides = {name: {**overrides.get(name, {}), **fewer.get(name, {})} for name in {*overrides, *fewer}}
     cells = make_cells(paths, loaded, measures, seed, shared, overrides, options)
     kept = not how.dry_run or Path(store_path).exists()  # a dry run makes no store
-    store = Store(store_path) if kept and ranks.rank == 0 else None
+    store = Store(store_path, tell=warn) if kept and ranks.rank == 0 else None
     try:
         labels = short_names({cell.sha256: cell.path for cell in cells})
         todo = ranks.from_first(cells_to_run(cells, store))
@@ -204,19 +211,25 @@ def _run_and_print(
         def tell(result: CellResult) -> None:
             label = labels[result.cell.sha256]
             text = f"failed: {result.error}" if result.error else _headline(result.scores)
+            text += f" ({result.remark})" if result.remark else ""
             progress.step(f"{label} {result.cell.measure}  {duration(result.seconds)}  {text}", problem=bool(result.error))
 
         if ranks.rank:  # it helps to compute; the first one has the store and the last word
             cells = todo
         name, workers, executor_options = how.where
-        executor = chosen_executor(name, 1 if ranks.size > 1 else workers, executor_options, how.device)
-        deadline = started + how.budget if how.budget is not None else None
-        summary = run_cells(cells, spec, executor=executor, store=store, device=how.device, on_result=tell, deadline=deadline)
+        number = 1 if ranks.size > 1 else workers
+        executor = chosen_executor(name, number, executor_options, how.device, isolated=how.cell_timeout is not None)
+        with interruptible("the cells in hand" if (workers or 1) > 1 else "the cell in hand"):
+            summary = run_cells(
+                cells, spec, executor=executor, store=store, device=how.device, on_result=tell, deadline=deadline,
+                timeout=how.cell_timeout, tell=warn,
+            )  # fmt: skip
+            stopped = stop_requested() and summary.skipped > 0
     finally:
         if store is not None:
             store.close()
     if ranks.rank == 0:
-        _finish(summary, left_out, store_path, how)
+        _finish(summary, left_out, store_path, how, stopped)
 
 
 def _say_given_up(fewer: Mapping[str, Mapping[str, int]], chosen: Mapping[str, Any], seconds: float, budget: float) -> None:
@@ -250,14 +263,17 @@ def _headline(scores: list[Score]) -> str:
     return f"{first.name} {first.value:.4g}{error}{note}{' (not converged)' if not first.converged else ''}"
 
 
-def _finish(summary: ScoringSummary, left_out: int, store_path: str, how: How) -> None:
+def _finish(summary: ScoringSummary, left_out: int, store_path: str, how: How, stopped: bool) -> None:
     if how.as_json:
         print_json(summary.scores)
-    late = f", {summary.skipped} left for lack of time (run it again to go on)" if summary.skipped else ""
+    why = "undone" if stopped else "for lack of time"
+    late = f", {summary.skipped} left {why} (run it again to go on)" if summary.skipped else ""
     counts = f"{summary.computed} cells computed, {summary.reused} taken from the store, {len(summary.failures)} failed{late}"
     say(f"{counts}; kept in {store_path}", problem=bool(summary.failures or summary.skipped))
     held = that_hold(how.conditions, summary.scores, complete=not (summary.failures or summary.skipped))
     for condition, score in held:
         warn(f"--fail-if {condition}: {score.checkpoint} has {score.measure}.{score.name} {score.value:.4g}")
+    if stopped:
+        raise Stopped
     if summary.failures or summary.skipped or left_out or held:
         raise click.exceptions.Exit(EXIT_FAILED)

@@ -13,10 +13,12 @@ import click
 from ssa_analysis.cli.common import (
     EXIT_FAILED,
     Progress,
+    cell_timeout_option,
     chosen_executor,
     device_option,
     duration,
     executor_options,
+    interruptible,
     json_option,
     print_json,
     resolve_device,
@@ -24,6 +26,7 @@ from ssa_analysis.cli.common import (
     warn,
 )
 
+from ssa_analysis.checkpoints.writing import locked_folder, make_folder
 from ssa_analysis.linking.hypotheses import Verdict
 from ssa_analysis.running.estimate import Estimate, estimate
 from ssa_analysis.running.executors import Executor
@@ -31,6 +34,7 @@ from ssa_analysis.running.plan import CellResult, loaded_data
 from ssa_analysis.running.store import Store
 from ssa_analysis.running.study import Run, Study, read_study
 from ssa_analysis.running.study_run import StudyFolder, count_missing, missing_runs, score_missing, study_cells, train_missing
+from ssa_analysis.stopping import Stopped, stop_requested
 
 
 @click.command()
@@ -43,15 +47,17 @@ from ssa_analysis.running.study_run import StudyFolder, count_missing, missing_r
 @click.option("--dry-run", is_flag=True, help="Show the plan with an estimate of time and disk, and stop.")
 @executor_options
 @device_option
+@cell_timeout_option
 @json_option("the plan of a dry run, or what was done and found,")
 def command(
     file: str, out: str | None, data_root: str | None, no_download: bool, dry_run: bool, workers: int | None, executor: str,
-    executor_option: tuple[str, ...], device: str, as_json: bool,
+    executor_option: tuple[str, ...], device: str, cell_timeout: float | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Train a grid of checkpoints, score them, link the scores with accuracy, judge the claims, write the report.
 
     The file says what is varied (see docs/studies.md). The same command again goes on where the last one stopped, and
-    does what has been added to the file. Exit code 1 if a run or a measure failed; the others are kept.
+    does what has been added to the file. Exit code 1 if a run or a measure failed; the others are kept. Ctrl-C ends it after
+    the epochs or cells in hand, a second one at once.
 
     Without --dry-run, the first example takes under 45 minutes on two cores.
 
@@ -68,13 +74,14 @@ def command(
     study = replace(study, data=specs[0], transfer=tuple(specs[1:]))
     folder = StudyFolder(Path(out) if out else Path("runs") / study.name)
     device = resolve_device(device)
-    where = chosen_executor(executor, workers, executor_option, device)
-    carry_out(study, folder, where, device, workers or 1, dry_run, as_json)
+    where = chosen_executor(executor, workers, executor_option, device, isolated=cell_timeout is not None)
+    carry_out(study, folder, where, device, workers or 1, dry_run, as_json, cell_timeout)
 
 
 def carry_out(
-    study: Study, folder: StudyFolder, where: Executor, device: str, workers: int, dry_run: bool = False, as_json: bool = False
-) -> None:
+    study: Study, folder: StudyFolder, where: Executor, device: str, workers: int, dry_run: bool = False, as_json: bool = False,
+    cell_timeout: float | None = None,
+) -> None:  # fmt: skip
     """Say the plan, and unless that is all: train, score, report and say what was found; ends with code 1 if anything failed."""
     started = time.monotonic()
     todo = missing_runs(study, folder)
@@ -86,9 +93,11 @@ def carry_out(
             print_json({"study": study.name, "out": folder.path, "checkpoints": len(study.runs),
                         "configurations": study.configurations, "to_train": len(todo), "estimate": found})  # fmt: skip
         return
-    done = run_study(study, folder, todo, where, device)
-    say("3/3 linking and writing the report")
-    page, sentences, verdicts = report_study(study, folder)
+    with locked_folder(make_folder(folder.path)):
+        with interruptible("the epochs or cells in hand"):
+            done = run_study(study, folder, todo, where, device, cell_timeout)
+        say("3/3 linking and writing the report")
+        page, sentences, verdicts = report_study(study, folder)
     if as_json:
         print_json({"study": study.name, "checkpoints": [folder.checkpoint(run) for run in study.runs], **vars(done),
                     "store": folder.store, "report": page, "findings": sentences, "verdicts": verdicts,
@@ -143,8 +152,10 @@ class Done:
     failed: list[dict[str, Any]]
 
 
-def run_study(study: Study, folder: StudyFolder, todo: list[Run], where: Executor, device: str) -> Done:
-    """Train and score what is missing, with progress."""
+def run_study(
+    study: Study, folder: StudyFolder, todo: list[Run], where: Executor, device: str, cell_timeout: float | None
+) -> Done:
+    """Train and score what is missing, with progress; Stopped where that was asked for."""
     say(f"1/3 training {len(todo)} of {len(study.runs)} checkpoints")
     training = Progress(len(todo))
 
@@ -152,8 +163,10 @@ def run_study(study: Study, folder: StudyFolder, todo: list[Run], where: Executo
         training.step(f"{name}{f'  failed: {problem}' if problem else ''}", problem=bool(problem))
 
     problems = train_missing(study, folder, todo, where, device, ended)
+    if stop_requested():
+        raise Stopped
     plans = study_cells(study, folder)
-    with Store(folder.store) as store:
+    with Store(folder.store, tell=warn) as store:
         missing = count_missing(plans, store)
         say(f"2/3 scoring: {missing} of {sum(len(cells) for _, cells in plans)} cells to compute")
         scoring = Progress(missing)
@@ -162,7 +175,9 @@ def run_study(study: Study, folder: StudyFolder, todo: list[Run], where: Executo
             state = f"failed: {result.error}" if result.error else duration(result.seconds)
             scoring.step(f"{Path(result.cell.path).parent.name} {result.cell.measure}  {state}", problem=bool(result.error))
 
-        failures = score_missing(plans, store, where, device, tell)
+        failures = score_missing(plans, store, where, device, tell, cell_timeout, warn)
+        if stop_requested():
+            raise Stopped
     for name, problem in problems.items():
         warn(f"not trained: {name}: {problem}")
     failed = [{"checkpoint": r.cell.path, "measure": r.cell.measure, "error": r.error} for r in failures]

@@ -11,6 +11,7 @@ from ssa_analysis.cli.common import (
     data_options,
     device_option,
     duration,
+    interruptible,
     json_option,
     parse_settings,
     print_json,
@@ -110,6 +111,7 @@ def command(
 ) -> None:  # fmt: skip
     """Train an encoder and write OUT/last.pt after every epoch, OUT/log.csv, and OUT/records.csv with --record.
 
+    Ctrl-C ends it after the epoch in hand, a second one at once; --resume goes on from the last whole epoch.
     Under torchrun (torchrun --nproc-per-node 2 -m ssa_analysis train ...) the processes share each batch, one GPU each.
 
     \b
@@ -142,10 +144,11 @@ def command(
             return
         recorder = Recorder(Path(out), measures, record_every, loaded, settings.seed, chosen) if measures else None
         last = own_device.startswith("cuda") if channels_last is None else channels_last
-        path = train(
-            settings, loaded, out, device=own_device, resume=resume, keep_every=keep_every, on_epoch=Teller(),
-            recorder=recorder, channels_last=last, compiled=compiled,
-        )  # fmt: skip
+        with interruptible("this epoch"):
+            path = train(
+                settings, loaded, out, device=own_device, resume=resume, keep_every=keep_every, on_epoch=Teller(),
+                recorder=recorder, channels_last=last, compiled=compiled,
+            )  # fmt: skip
         if as_json and ranks.rank == 0:
             report = load_checkpoint(path).report
             print_json({"checkpoint": path, "sha256": report.sha256, "method": settings.method, "arch": report.arch,

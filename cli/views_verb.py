@@ -11,6 +11,7 @@ from ssa_analysis.cli.common import (
     config_option,
     data_options,
     device_option,
+    interruptible,
     json_option,
     known_checkpoints,
     model_options,
@@ -29,6 +30,7 @@ from ssa_analysis.running.plan import CellResult, DataSpec, loaded_data, make_ce
 from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store, short_names
 from ssa_analysis.scores import Score, find_score
+from ssa_analysis.stopping import Stopped, stop_requested
 
 
 @click.command()
@@ -73,9 +75,12 @@ def command(
         if result.error:
             warn(f"{labels[result.cell.sha256]}: failed: {result.error}")
 
-    store = Store(store_path) if store_path else None
+    store = Store(store_path, tell=warn) if store_path else None
     try:
-        summary = run_cells(cells, spec, executor=InProcessExecutor(), store=store, device=device, on_result=tell)
+        with interruptible("the checkpoint in hand"):
+            summary = run_cells(cells, spec, executor=InProcessExecutor(), store=store, device=device, on_result=tell, tell=warn)
+            if stop_requested() and summary.skipped:
+                raise Stopped
     finally:
         if store is not None:
             store.close()

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # a system without POSIX locks
+    fcntl = None  # type: ignore[assignment]
 
 import torch
 
@@ -25,6 +33,48 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise OutputError(f"{path}: cannot write there ({error.strerror or error}); choose another folder") from error
     return path
+
+
+def remove_leftovers(path: Path, *endings: str) -> None:
+    """Remove what killed processes have left of files with these endings; only where nobody else writes (``locked_folder``)."""
+    for ending in endings:
+        for leftover in path.glob(f".*{ending}.????????"):  # the names of write_atomically
+            with suppress(OSError):
+                leftover.unlink()
+
+
+@contextmanager
+def locked_folder(path: Path, patience: float = 10.0) -> Iterator[None]:
+    """Keep a folder to this process; the system gives it back when the process ends, however it ends.
+
+    Args:
+        patience: seconds to wait for another process, which may just be ending.
+
+    Raises:
+        OutputError: another process keeps it. Where the file system has no locks everybody gets it.
+    """
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    raise OutputError(
+                        f"{path}: another process is at work in this folder; wait for it or name another"
+                    ) from error
+                time.sleep(0.1)
+                continue
+            except OSError:
+                pass
+            break
+        yield
+    finally:
+        os.close(folder)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -51,9 +101,19 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
-    """Write a payload of tensors and plain values; it can be read back with ``weights_only``."""
+    """Write a payload of tensors and plain values; it can be read back with ``weights_only``. Equal payloads give equal bytes."""
     import io
 
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "version": FORMAT_VERSION, **payload}, buffer)
+    torch.save(_same_objects({"format": FORMAT, "version": FORMAT_VERSION, **payload}), buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def _same_objects(value: Any) -> Any:
+    """Containers made anew and one object for equal strings: a pickle tells whether two are the same object, which depends on
+    where they came from."""
+    if isinstance(value, Mapping):
+        return {_same_objects(key): _same_objects(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_same_objects, value))
+    return sys.intern(value) if type(value) is str else value

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from ssa_analysis.data.views import ViewRecipe, to_float
 from ssa_analysis.errors import MeasureError
+from ssa_analysis.numerics.thrift import memory_share
 
 
 class Projector(nn.Sequential):
@@ -103,5 +104,6 @@ class Encoder(nn.Module):
 
 def in_batches(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device, batch: int = 512) -> Tensor:
     """Apply ``function`` to ``images`` batch by batch without gradients; the result lies on the CPU."""
+    batch = max(1, int(batch * memory_share()))
     with torch.no_grad():
         return torch.cat([function(chunk.to(device)).float().cpu() for chunk in images.split(batch)])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssa_analysis.errors import SettingsError
+from ssa_analysis.numerics.thrift import memory_share
 
 # a product's own memory: of the graph that it goes through as a share, and in vectors of all weights
 TEMPORARIES, VECTORS = 1.2, 8
@@ -30,6 +31,7 @@ def graph_memory(peak: float, weights: int, bytes_each: int, basis: int = 0, dev
     if peak < 2 * fixed:
         need = 2 * fixed / 2**30
         raise SettingsError(f"{peak / 2**30:.3g} GiB of memory are too few for {weights:,} weights; give at least {need:.2g} GiB")
+    peak = max(2 * fixed, peak * memory_share())
     held = min(basis, max(1, int((peak - fixed) / 4 / vector)))
     return (peak - fixed - held * vector) / (1 + (TEMPORARIES if device == "cpu" else GPU_TEMPORARIES)), held
 

@@ -33,10 +33,19 @@ class Measured:
         return self.error is not None and not isinstance(self.error, SSAError)
 
     @property
+    def out_of_memory(self) -> bool:
+        """Whether there was not enough memory, the device's or the machine's."""
+        text = str(self.error)
+        return isinstance(self.error, torch.cuda.OutOfMemoryError | MemoryError) or (
+            isinstance(self.error, RuntimeError) and "can't allocate memory" in text
+        )
+
+    @property
     def reason(self) -> str:
         """The error in a line; empty where there is none."""
-        if isinstance(self.error, torch.cuda.OutOfMemoryError):
-            return "the device ran out of memory; lower the measure's memory, pairs or batch"
+        if self.out_of_memory:
+            whose = "device" if isinstance(self.error, torch.cuda.OutOfMemoryError) else "machine"
+            return f"the {whose} ran out of memory; lower the measure's memory, pairs or batch"
         if self.unexpected:
             return f"{type(self.error).__name__}: {self.error}".splitlines()[0]
         return "" if self.error is None else str(self.error)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,12 @@ from ssa_analysis.data.datasets import Data, load_data
 from ssa_analysis.errors import MeasureError, SettingsError, SSAError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import MeasureSettings, RunContext, running_in
+from ssa_analysis.numerics.ranks import Ranks
+from ssa_analysis.numerics.thrift import with_memory_share
 from ssa_analysis.running.measuring import run_measure
 from ssa_analysis.running.ranks import first_problem
 from ssa_analysis.scores import Score
+from ssa_analysis.stopping import Deadline, stop_requested
 from ssa_analysis.version import __version__
 
 
@@ -75,7 +77,8 @@ class Cell:
 class CellResult:
     """Scores of a cell, or why there are none. ``report`` says how the checkpoint was loaded.
 
-    ``unexpected`` marks errors of the machine or of a plug-in, which need not happen on every rank of a job alike.
+    ``unexpected`` marks errors of the machine or of a plug-in, which need not happen on every rank of a job alike. ``remark``
+    says what else people should know of how it went.
     """
 
     cell: Cell
@@ -84,6 +87,7 @@ class CellResult:
     seconds: float = 0.0
     report: LoadReport | None = None
     unexpected: bool = False
+    remark: str = ""
 
 
 def default_measures() -> list[str]:
@@ -137,20 +141,27 @@ def measure_settings(
 
 
 def run_checkpoint(
-    cells: list[Cell], spec: DataSpec, device: str, scratch: Path | None = None, deadline: float | None = None
+    cells: list[Cell],
+    spec: DataSpec,
+    device: str,
+    scratch: Path | None = None,
+    deadline: Deadline | None = None,
+    starved: int = 0,
 ) -> Iterator[CellResult]:
     """Measure all ``cells`` of one checkpoint, one result after the other.
 
-    An error of a cell is its result; the others go on. What loading the checkpoint cannot do fails all of them.
+    An error of a cell is its result; the others go on. What loading the checkpoint cannot do fails all of them, and so does a
+    file that is another one when a measure has ended: what it gave may be of either.
     ``scratch`` is a folder for half-finished work; a cell uses the folder of its key in it. No cell begins after
-    ``deadline``, seconds since the epoch; what is left then has no result.
+    ``deadline`` or once a stop was asked for; what is left then has no result. ``starved`` says how often a worker was ended
+    in the first cell, it seems for want of memory: that cell takes a quarter of the memory for each time.
     """
     problem = None
     try:
         data = loaded_data(spec)
         loaded = load_checkpoint(cells[0].path, cells[0].options)
-        if loaded.report.sha256 != cells[0].sha256:
-            raise MeasureError(f"{cells[0].path} changed while it was being scored; score it again")
+        _check_unchanged(cells[0], loaded.report.sha256)  # it was read after it was hashed
+        _check_unchanged(cells[0])
         loaded.encoder.to(device)
     except SSAError as error:
         problem = str(error)
@@ -161,20 +172,37 @@ def run_checkpoint(
         for cell in cells:
             yield CellResult(cell, error=problem)
         return
-    for cell in cells:
-        if deadline is not None and time.time() > deadline:
+    for number, cell in enumerate(cells):
+        if stop_requested() or (deadline is not None and deadline.left < 0):
             return
-        yield _run_cell(cell, loaded, data, scratch)
+        yield _run_cell(cell, loaded, data, scratch, 0 if number else starved)
 
 
-def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data, scratch: Path | None) -> CellResult:
+def _check_unchanged(cell: Cell, sha256: str | None = None) -> None:
+    """MeasureError unless the file still has the content that the cell is about."""
+    if (sha256 or content_hash(Path(cell.path))) != cell.sha256:
+        raise MeasureError(f"{cell.path} changed while it was being scored; score it again")
+
+
+LEAN = 0.25  # share of the memory that a cell is left after each time that it was too much
+
+
+def _run_cell(cell: Cell, loaded: LoadedCheckpoint, data: Data, scratch: Path | None, starved: int) -> CellResult:
     row = MEASURES.get(cell.measure)
     context = RunContext(scratch / cell.key if scratch is not None else None, cell.path, cell.options)
-    with running_in(context):
+    with running_in(context), with_memory_share(LEAN**starved):
         found = run_measure(row, cell.settings, loaded.encoder, data)
+    if found.out_of_memory and not starved and Ranks.current().size == 1:  # the ranks of a job would have to agree
+        return _run_cell(cell, loaded, data, scratch, starved=1)
+    if not found.unexpected:
+        try:
+            _check_unchanged(cell)
+        except SSAError as error:
+            found = replace(found, scores=[], error=error)
+    remark = f"in batches of {LEAN**starved:.2g} of their size, since memory was short" if starved else ""
     if found.error is not None:
         return CellResult(cell, error=found.reason, seconds=found.seconds, report=loaded.report, unexpected=found.unexpected)
     shared = {**cell.settings, "data": data.name, "data_fingerprint": data.fingerprint, "code_version": cell.code_version}
     shared |= cell.options.said
     stamped = [score.with_context(cell.path, shared, found.seconds) for score in found.scores]
-    return CellResult(cell, stamped, seconds=found.seconds, report=loaded.report)
+    return CellResult(cell, stamped, seconds=found.seconds, report=loaded.report, remark=remark)

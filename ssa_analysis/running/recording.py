@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.running.measuring import run_measure
 from ssa_analysis.scores import Score
-from ssa_analysis.training.logs import keep_rows
+from ssa_analysis.training.logs import append_rows, keep_rows
 
 COLUMNS = ("epoch", "measure", "name", "value", "stderr", "low", "high", "unit", "converged", "seconds", "error")
 
@@ -49,15 +48,14 @@ class Recorder:
         return bool(self._measures) and (epoch in (0, epochs) or (self.every > 0 and epoch % self.every == 0))
 
     def _append(self, epoch: int, scores: list[Score], seconds: float) -> None:
-        with open(self.path, "a", newline="") as stream:
-            csv.writer(stream).writerows(
-                [epoch, s.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, int(s.converged), seconds, ""]
-                for s in scores
-            )
+        append_rows(
+            self.path,
+            ([epoch, s.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, int(s.converged), seconds, ""] for s in scores),
+        )
 
     def _append_failure(self, epoch: int, measure: str, error: str, seconds: float) -> None:
-        with open(self.path, "a", newline="") as stream:
-            csv.DictWriter(stream, COLUMNS).writerow({"epoch": epoch, "measure": measure, "seconds": seconds, "error": error})
+        row = {"epoch": epoch, "measure": measure, "seconds": seconds, "error": error}
+        append_rows(self.path, [[row.get(column, "") for column in COLUMNS]])
 
     def keep_until(self, epoch: int) -> None:
         """Drop the rows of later epochs, which a resumed run will make again."""

@@ -8,7 +8,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.scores import Score
 
 SCHEMA_VERSION = 1
+BUSY = 30.0  # seconds that another process may hold the file before it is said
+PATIENCE = 600.0  # seconds that a result waits to be written, since it may have taken hours
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS checkpoints (
     sha256 TEXT PRIMARY KEY, path TEXT NOT NULL, layout TEXT, arch TEXT, method TEXT, report TEXT
@@ -78,13 +80,14 @@ class Store:
 
     Args:
         path: created if absent, unless ``must_exist``.
+        tell: is told that another process holds the file while a result waits.
 
     Raises:
         StoreError: not there, not a store, read-only, or of a newer version.
     """
 
-    def __init__(self, path: str | Path, *, must_exist: bool = False) -> None:
-        self.path = Path(path).expanduser()
+    def __init__(self, path: str | Path, *, must_exist: bool = False, tell: Callable[[str], None] = lambda text: None) -> None:
+        self.path, self._tell = Path(path).expanduser(), tell
         if must_exist and not self.path.is_file():
             raise StoreError(f"{self.path}: no such store; ssa-analyze score writes one")
         if not must_exist and not self.path.parent.is_dir():
@@ -92,7 +95,9 @@ class Store:
         self.read_only = must_exist and not os.access(self.path, os.W_OK)
         mode = "ro" if self.read_only else "rwc"
         with self._explained():
-            self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None)
+            self._db = sqlite3.connect(
+                f"{self.path.resolve().as_uri()}?mode={mode}", uri=True, timeout=BUSY, isolation_level=None
+            )
         try:
             with self._explained():
                 self._db.execute("PRAGMA foreign_keys = ON")
@@ -157,7 +162,7 @@ class Store:
     def has(self, cell: Cell) -> bool:
         """Whether the cell was computed without error."""
         with self._explained():
-            row = self._db.execute("SELECT status FROM cells WHERE key = ?", (cell.key,)).fetchone()
+            row = self._patiently("SELECT status FROM cells WHERE key = ?", cell.key).fetchone()
         return row is not None and row[0] == "ok"
 
     def write(self, result: CellResult) -> None:
@@ -166,7 +171,7 @@ class Store:
         content = environment()
         status = "failed" if result.error else "ok"
         with self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
+            self._patiently("BEGIN IMMEDIATE")
             try:
                 if result.error and self.has(cell):
                     self._db.execute("ROLLBACK")
@@ -205,6 +210,17 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    def _patiently(self, statement: str, *values: object) -> sqlite3.Cursor:
+        """Run a statement of a run that has computed something, which waits longer for the file than a command that begins."""
+        started = time.monotonic()
+        while True:
+            try:
+                return self._db.execute(statement, values)
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() - started > PATIENCE:
+                    raise
+                self._tell(f"{self.path}: another process holds it; a result waits to be written")
 
     def scores_of(self, cell: Cell) -> list[Score]:
         """The stored scores of a cell; empty if it is not there."""
@@ -259,10 +275,10 @@ class Store:
         return frame[frame["data"] == data] if data is not None else frame
 
     def _newest(self, status: str) -> dict[tuple[str, str, str, str], int]:
-        """(checkpoint hash, measure, data, variant) -> id of the newest cell."""
+        """(checkpoint hash, measure, data, variant) -> id of the newest cell: ids grow, whatever the clock does."""
         with self._explained():
             cells = self._db.execute(
-                "SELECT sha256, measure, data, settings, id FROM cells WHERE status = ? ORDER BY finished, id", (status,)
+                "SELECT sha256, measure, data, settings, id FROM cells WHERE status = ? ORDER BY id", (status,)
             ).fetchall()
         return {
             (sha256, measure, data, _variant(measure, settings)): identity for sha256, measure, data, settings, identity in cells

@@ -16,6 +16,7 @@ from ssa_analysis.running.recording import Recorder
 from ssa_analysis.running.scoring import cells_to_run, run_cells
 from ssa_analysis.running.store import Store
 from ssa_analysis.running.study import Run, Study
+from ssa_analysis.stopping import stop_requested
 from ssa_analysis.training.loop import train
 from ssa_analysis.training.settings import TrainSettings, settings_from_dict
 
@@ -101,7 +102,7 @@ def train_missing(
     for event in executor.run(jobs):
         if event.kind == "failed":
             problems[event.key] = str(event.value)
-        if event.kind != "value":
+        if event.kind in ("done", "failed"):
             on_end(event.key, problems.get(event.key))
     return problems
 
@@ -128,11 +129,18 @@ def score_missing(
     executor: Executor,
     device: str = "cpu",
     on_result: Callable[[CellResult], None] = lambda result: None,
+    timeout: float | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[CellResult]:
-    """Score what the store lacks; returns what failed."""
+    """Score what the store lacks, as :func:`run_cells` does; returns what failed."""
     failures: list[CellResult] = []
     for spec, cells in plans:
-        failures += run_cells(cells, spec, executor=executor, store=store, device=device, on_result=on_result).failures
+        done = run_cells(
+            cells, spec, executor=executor, store=store, device=device, on_result=on_result, timeout=timeout, tell=tell
+        )
+        failures += done.failures
+        if stop_requested():
+            break
     return failures
 
 

@@ -51,8 +51,6 @@ def save_run(
                 "data": {"name": data.name, "fingerprint": data.fingerprint},
             },
             "optimizer": optimizer.state_dict(),
-            # kept for completeness; no random choice of a run depends on it
-            "rng": {"torch": torch.get_rng_state()},
         },
     )
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import io
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ssa_analysis.checkpoints.writing import write_atomically
+from ssa_analysis.errors import OutputError
 from ssa_analysis.models.encoder import Encoder
 
 LOG_COLUMNS = ("epoch", "step", "loss", "lr", "knn", "seconds")
@@ -42,22 +46,50 @@ class EpochRecorder(Protocol):
         ...
 
 
+def whole_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file that have all columns and a whole number of epochs; empty where there is no such file.
+
+    What a crash leaves of the last row, and the zeros that some file systems leave after a power loss, are no rows.
+    """
+    if not path.is_file():
+        return []
+    text = path.read_bytes().decode(errors="replace")
+    text = text[: text.rfind("\n") + 1].replace("\0", "")
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=False)
+    return [row for row in rows if None not in row and None not in row.values() and _is_epoch(row.get(columns[0]))]
+
+
+def _is_epoch(text: str | None) -> bool:
+    return text is not None and text.isascii() and text.isdigit()
+
+
 def keep_rows(path: Path, columns: Sequence[str], epoch: int) -> None:
-    """Leave a CSV file with its header and the rows up to ``epoch``; a resumed run makes the later ones again."""
-    rows = []
-    if path.is_file():
-        with open(path, newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) <= epoch]
-    with open(path, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    """Leave a CSV file with its header and the rows up to ``epoch``; a resumed run makes the later ones again.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", restval="")
+    writer.writeheader()
+    writer.writerows(row for row in whole_rows(path, columns) if int(row[columns[0]]) <= epoch)
+    write_atomically(path, text.getvalue().encode())
+
+
+def append_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Append rows to a CSV file and have them on the disk; OutputError where that is not possible."""
+    try:
+        with open(path, "a", newline="") as stream:
+            csv.writer(stream).writerows(rows)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
 def last_row(folder: Path) -> dict[str, int | float | None]:
     """The newest row of a run's log, numbers as numbers; None for what was not evaluated, empty where there is no row."""
-    with open(folder / "log.csv", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = whole_rows(folder / "log.csv", LOG_COLUMNS)
     whole = ("epoch", "step")
     return {k: (int(v) if k in whole else float(v)) if v else None for k, v in rows[-1].items()} if rows else {}
 
@@ -72,14 +104,13 @@ class RunLog:
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(folder / "tensorboard"))
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_epochs + 1)
         except ImportError:
             pass
 
     def write(self, row: EpochLog) -> None:
         knn = "" if row.knn is None else row.knn
-        with open(self.path, "a", newline="") as stream:
-            csv.writer(stream).writerow([row.epoch, row.step, row.loss, row.lr, knn, round(row.seconds, 3)])
+        append_rows(self.path, [[row.epoch, row.step, row.loss, row.lr, knn, round(row.seconds, 3)]])
         if self.board is not None:
             for name in ("loss", "lr", "knn"):
                 if getattr(row, name) is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ssa_analysis.checkpoints.writing import make_folder
+from ssa_analysis.checkpoints.writing import locked_folder, make_folder, remove_leftovers
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.recipe_parts import scaled_whole
 from ssa_analysis.data.views import ViewRecipe, Views, named_recipe
@@ -24,6 +24,7 @@ from ssa_analysis.numerics.classifiers import knn_predict
 from ssa_analysis.numerics.contrastive import nt_xent
 from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.numerics.seeding import derive_seed, generator, seeded
+from ssa_analysis.stopping import Stopped, stop_requested
 from ssa_analysis.training.checkpointing import restore_run, save_run, state_on_cpu
 from ssa_analysis.training.logs import EpochLog, EpochRecorder, RunLog
 from ssa_analysis.training.optimizers import build_optimizer, learning_rate
@@ -163,10 +164,33 @@ def train(
 
     Raises:
         DataError: fewer training images than a batch. SettingsError: ``out`` holds a run of other settings.
-        MeasureError: the loss became NaN.
+        MeasureError: the loss became NaN. OutputError: another process trains in ``out``. Stopped: a stop was asked for; the
+        epoch in hand has been finished and saved.
     """
-    device = torch.device(device)
     folder = make_folder(Path(out))
+    with locked_folder(folder) if Ranks.current().rank == 0 else nullcontext():
+        if Ranks.current().rank == 0:
+            for place in (folder, folder / "epochs"):
+                remove_leftovers(place, ".pt", ".csv")
+        return _train(
+            settings,
+            data,
+            folder,
+            torch.device(device),
+            resume,
+            save_every,
+            keep_every,
+            on_epoch,
+            recorder,
+            channels_last,
+            compiled,
+        )
+
+
+def _train(
+    settings: TrainSettings, data: Data, folder: Path, device: torch.device, resume: bool, save_every: int, keep_every: int,
+    on_epoch: Callable[[EpochLog], None], recorder: EpochRecorder | None, channels_last: bool, compiled: bool,
+) -> Path:  # fmt: skip
     checkpoint = folder / "last.pt"
     images, labels = data.images_of("train").to(device), data.labels_if_any("train")
     steps_per_epoch = steps_of_an_epoch(settings, data)
@@ -241,7 +265,10 @@ def train(
             recorder(encoder, epoch + 1)
         if kept is not None and ranks.rank == 0 and ((epoch + 1) % keep_every == 0 or last):
             save_run(kept / f"epoch-{epoch + 1:04d}.pt", settings, data, encoder, initial, optimizer, row)
-        if ranks.rank == 0 and ((epoch + 1) % save_every == 0 or last):
+        stop = not last and ranks.from_first(stop_requested())
+        if ranks.rank == 0 and ((epoch + 1) % save_every == 0 or last or stop):
             save_run(checkpoint, settings, data, encoder, initial, optimizer, row)
         on_epoch(row)
+        if stop:
+            raise Stopped
     return checkpoint

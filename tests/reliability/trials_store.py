@@ -11,7 +11,11 @@ from ssa_analysis.running.store import Store
 
 
 @trial(
-    "fault", "a file that is no database under the store's name", "one line says so, the file is left as it was", few=1, many=1
+    "fault",
+    "a file that is no database under the store's name",
+    "one line says so, the file is left as it was",
+    few=1,
+    many=1,
 )
 def foreign_store(tally: Tally, times: int, folder: Path) -> None:
     path = folder / "scores.db"

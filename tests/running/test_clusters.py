@@ -110,7 +110,7 @@ def test_a_worker_that_dies_once_is_begun_again(each: str, tmp_path: Path) -> No
 def test_what_kills_every_worker_is_lost_alone() -> None:
     job = Job("a", dies_at, {"numbers": [1, 2, 3, 4], "deadly": 3}, "numbers", attempts=2)
     events = list(ProcessExecutor(1).run([job]))
-    lost = ("lost", "the worker process ended (killed, perhaps for memory)")
+    lost = ("lost", "the worker process ended (killed)")
     assert [(e.kind, e.value) for e in events] == [("value", 1), ("value", 4), lost, ("value", 16), ("done", None)]
 
 

@@ -119,7 +119,7 @@ def test_a_worker_that_exits_fails_its_job(in_workers: list[Event]) -> None:
 
 
 def test_a_worker_that_is_killed_fails_its_job(in_workers: list[Event]) -> None:
-    assert by_key(in_workers)["killed"] == [("value", 1), ("failed", "the worker process ended (killed, perhaps for memory)")]
+    assert by_key(in_workers)["killed"] == [("value", 1), ("failed", "the worker process ended (killed)")]
 
 
 def test_a_result_that_cannot_be_sent_fails_its_job(in_workers: list[Event]) -> None:

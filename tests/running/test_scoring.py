@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from ssa_analysis.running.plan import Cell, CellResult, DataSpec, loaded_data, m
 from ssa_analysis.running.scoring import ScoringSummary, run_cells, scratch_of
 from ssa_analysis.running.store import Store
 from ssa_analysis.scores import Score
+from ssa_analysis.stopping import Deadline
 
 SPEC = DataSpec("digits", subset=150)
 
@@ -323,7 +323,7 @@ def test_without_a_store_there_is_no_scratch_folder(checkpoints: list[Path], add
 
 def test_no_cell_begins_after_the_deadline(checkpoints: list[Path], store: Store, toy: Toy) -> None:
     cells = cells_of(checkpoints, "toy")
-    late = run(cells, store, deadline=time.time() - 1)
+    late = run(cells, store, deadline=Deadline.within(-1))
     assert (late.computed, late.skipped, late.scores, late.failures, toy.calls) == (0, 2, [], [], 0)
-    again = run(cells, store, deadline=time.time() + 1e6)
+    again = run(cells, store, deadline=Deadline.within(1e6))
     assert (again.computed, again.skipped, toy.calls) == (2, 0, 2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.running.executors.base import EXECUTORS, Event, Executor, ExecutorKind, ExecutorSettings, Job, Tries, events_of
+from ssa_analysis.stopping import stop_requested
 
 
 def _import_ray() -> Any:
@@ -32,6 +34,11 @@ def _check_reachable(address: str) -> None:
         raise SettingsError(f"no Ray cluster at {address!r} ({error})") from error
 
 
+def _work(job: Job) -> Iterator[Event]:
+    """What a Ray task does."""
+    yield from events_of(job, in_worker=True)
+
+
 class RayExecutor:
     """One Ray task a job, whose results come as they are yielded; a job whose node dies goes on on another one.
 
@@ -48,9 +55,11 @@ class RayExecutor:
     def __init__(self, address: str = "", workers: int | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
         self.address, self.workers, self.cpus, self.gpus = address, workers, cpus, gpus
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
         """See :class:`Executor`."""
-        if not jobs:
+        fresh = iter(jobs)
+        first = next(fresh, None)
+        if first is None:
             return
         ray = _import_ray()
         joined = ray.is_initialized()
@@ -62,24 +71,40 @@ class RayExecutor:
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise SettingsError(f"no Ray cluster at {self.address!r} ({str(error).splitlines()[0]})") from error
         try:
-            yield from self._run(ray, jobs)
+            yield from self._run(ray, chain([first], fresh))
         finally:
             if not joined:
                 ray.shutdown()
 
-    def _run(self, ray: Any, jobs: Sequence[Job]) -> Iterator[Event]:
+    def _run(self, ray: Any, jobs: Iterable[Job]) -> Iterator[Event]:
         options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": 0, "num_returns": "streaming"}
-        remote = ray.remote(**options)(events_of)
-        waiting = list(reversed([(Tries(job), job) for job in jobs]))
+        remote = ray.remote(**options)(_work)
+        waiting: list[tuple[Tries, Job]] = []
+        fresh = ((Tries(job), job) for job in jobs)
         busy: dict[Any, Tries] = {}
+
+        def cancel(stream: Any) -> None:
+            with suppress(Exception):  # it has ended, or the cluster has
+                ray.cancel(stream, force=True)
+
         try:
-            while waiting or busy:
-                while waiting and (self.workers is None or len(busy) < self.workers):
-                    tries, job = waiting.pop()
-                    busy[remote.remote(job)] = tries
-                ready, _ = ray.wait(list(busy), num_returns=1, fetch_local=False)
+            while True:
+                while not stop_requested() and (self.workers is None or len(busy) < self.workers):
+                    taken = waiting.pop() if waiting else next(fresh, None)
+                    if taken is None:
+                        break
+                    busy[remote.remote(taken[1])] = taken[0]
+                for stream in [stream for stream, tries in busy.items() if stop_requested() and not tries.job.each]:
+                    cancel(stream)  # it goes on from what it has saved
+                    yield Event(busy.pop(stream).job.key, "stopped")
+                if not busy:
+                    return
+                ready, _ = ray.wait(list(busy), num_returns=1, timeout=1.0, fetch_local=False)
+                if not ready:
+                    continue
                 stream = ready[0]
                 tries = busy[stream]
+                starved = False
                 try:
                     event = ray.get(next(stream))
                 except StopIteration:  # without a last event: the worker ended before it could say so
@@ -88,23 +113,26 @@ class RayExecutor:
                     reason = f"the Ray task failed ({str(error.cause or error).splitlines()[-1]})"
                 except ray.exceptions.RayError as error:
                     reason = f"the Ray worker was lost ({type(error).__name__})"
+                    starved = isinstance(error, ray.exceptions.OutOfMemoryError)
                 else:
                     reason = None
                     passed_on = tries.heard(event)
                     if passed_on is not None:
                         yield passed_on
-                    if event.kind != "value":
+                    if event.kind not in ("begun", "value"):
                         busy.pop(stream)
+                    elif event.kind == "value" and stop_requested():
+                        cancel(stream)
+                        yield Event(busy.pop(stream).job.key, "stopped")
                 if reason is not None:
                     busy.pop(stream)
-                    told, again = tries.lost(reason)
+                    told, again = tries.lost(reason, starved)
                     yield from told
                     if again is not None:
                         waiting.append((tries, again))
         finally:
             for stream in busy:
-                with suppress(Exception):  # the run ends anyway
-                    ray.cancel(stream, force=True)
+                cancel(stream)
 
 
 def make_ray(settings: ExecutorSettings) -> Executor:

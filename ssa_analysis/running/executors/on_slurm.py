@@ -6,14 +6,16 @@ import pickle
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext, suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from ssa_analysis.checkpoints.writing import make_folder, write_atomically
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.running.executors.base import EXECUTORS, Event, Executor, ExecutorKind, ExecutorSettings, Job, Tries, events_of
+from ssa_analysis.stopping import stop_requested
 
 
 def _import_submitit() -> Any:
@@ -26,7 +28,7 @@ def _import_submitit() -> Any:
 
 def write_events(job: Job, spool: Path) -> None:
     """What a SLURM job does: each event becomes a file ``spool/NUMBER``, whole or not there."""
-    for count, event in enumerate(events_of(job)):
+    for count, event in enumerate(events_of(job, in_worker=True)):
         try:
             content = pickle.dumps(event)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
@@ -58,9 +60,11 @@ class SlurmExecutor:
         self.folder, self.workers, self.cluster, self.poll = Path(folder), workers, cluster, poll
         self.parameters = dict(parameters or {})
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
         """See :class:`Executor`."""
-        if not jobs:
+        fresh = iter(jobs)
+        first = next(fresh, None)
+        if first is None:
             return
         submitit = _import_submitit()
         folder = make_folder(self.folder)
@@ -71,40 +75,54 @@ class SlurmExecutor:
             raise SettingsError(f"the executor 'slurm' cannot be used here ({error})") from error
         spools = Path(tempfile.mkdtemp(prefix="results-", dir=folder))
         try:
-            yield from self._run(executor, spools, jobs)
+            yield from self._run(executor, spools, chain([first], fresh))
         finally:
             shutil.rmtree(spools, ignore_errors=True)
 
-    def _run(self, executor: Any, spools: Path, jobs: Sequence[Job]) -> Iterator[Event]:
-        waiting = list(reversed([(Tries(job), job) for job in jobs]))
+    def _run(self, executor: Any, spools: Path, jobs: Iterable[Job]) -> Iterator[Event]:
+        again: list[tuple[Tries, Job]] = []
+        fresh = ((Tries(job), job) for job in jobs)
         busy: list[_Submitted] = []
         over: list[_Submitted] = []
         try:
-            while waiting or busy:
-                room = len(waiting) if self.workers is None else min(len(waiting), self.workers - len(busy))
-                pieces = [waiting.pop() for _ in range(room)]
+            while True:
+                room = None if self.workers is None else self.workers - len(busy)
+                pieces = [] if stop_requested() else list(islice(chain(again, fresh), room))
+                again = again[len(pieces) :]
                 homes = [Path(tempfile.mkdtemp(dir=spools)) for _ in pieces]
                 with executor.batch() if pieces else nullcontext():  # one array job
                     submitted = [executor.submit(write_events, job, home) for (_, job), home in zip(pieces, homes, strict=True)]
                 busy += [_Submitted(s, home, tries) for s, home, (tries, _) in zip(submitted, homes, pieces, strict=True)]
+                if not busy:
+                    return
                 idle = True
                 for one in list(busy):
+                    if stop_requested() and not one.tries.job.each:  # it goes on from what it has saved
+                        one.handle.cancel()
+                        one.ended = True
+                        yield Event(one.tries.job.key, "stopped")
                     finished = one.handle.done()  # before the look, so that nothing is missed after it
-                    for event in one.fresh():
+                    for event in one.fresh() if not one.ended else ():
                         idle = False
                         passed_on = one.tries.heard(event)
                         if passed_on is not None:
                             yield passed_on
-                        if event.kind != "value":
+                        if event.kind not in ("begun", "value"):
                             one.ended = True
+                        elif event.kind == "value" and stop_requested():
+                            one.handle.cancel()
+                            one.ended = True
+                            yield Event(one.tries.job.key, "stopped")
+                            break
                     if finished or one.ended:
                         busy.remove(one)
                         over.append(one)
                     if finished and not one.ended:
-                        told, again = one.tries.lost(f"the job {one.handle.job_id} ended ({one.handle.state})")
+                        state = str(one.handle.state)
+                        told, job = one.tries.lost(f"the job {one.handle.job_id} ended ({state})", "OUT_OF_ME" in state)
                         yield from told
-                        if again is not None:
-                            waiting.append((one.tries, again))
+                        if job is not None:
+                            again.append((one.tries, job))
                 if idle and busy:
                     time.sleep(self.poll)
         finally:
