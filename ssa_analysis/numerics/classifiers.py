@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
@@ -68,7 +69,7 @@ def fit_logistic(
     if start is not None:
         initial = torch.cat([start[0].double().cpu(), start[1].double().cpu()[:, None]], 1)
     # scipy's L-BFGS works on short vectors, for which a BLAS with several threads is fifty times slower than with one
-    with threadpool_limits(1, user_api="blas"), threads_for(x):
+    with _blas().limit(limits=1, user_api="blas"), threads_for(x):
         result = minimize(
             objective,
             initial.reshape(-1).numpy(),
@@ -81,6 +82,12 @@ def fit_logistic(
     gradient_norm = float(np.abs(result.jac).max())
     converged = gradient_norm <= max(tolerance, 1e-4)
     return LinearClassifier(solution[:, :d], solution[:, d], bool(converged), gradient_norm)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS of numpy and scipy, which are loaded by now; looking for them takes longer than many a fit."""
+    return ThreadpoolController()
 
 
 @contextmanager
