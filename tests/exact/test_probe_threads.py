@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ssa_analysis.numerics import classifiers
 from ssa_analysis.numerics.classifiers import fit_logistic, threads_for
@@ -31,6 +32,25 @@ def test_a_small_probe_is_fitted_with_one_thread(four_threads: None, monkeypatch
     monkeypatch.setattr(classifiers, "minimize", minimize)
     fit_logistic(torch.eye(6), torch.arange(6) % 2, 2, l2=0.1)
     assert (seen, torch.get_num_threads()) == ([1], 4)
+
+
+def test_the_libraries_of_blas_have_one_thread_inside_and_what_they_had_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    seen = []
+    plain = classifiers.minimize
+
+    def minimize(objective: object, start: np.ndarray, **options: object) -> object:
+        seen.append(threads())
+        return plain(objective, start, **options)
+
+    monkeypatch.setattr(classifiers, "minimize", minimize)
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        fit_logistic(torch.eye(6), torch.arange(6) % 2, 2, l2=0.1)
+        assert (seen, threads()) == ([{1}], before)
+    assert before == {2}
 
 
 @pytest.mark.parametrize(("rows", "threads"), [(1, 1), (2, 2), (3, 3), (50, 4)])
