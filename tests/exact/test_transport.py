@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from ssa_analysis.errors import MeasureError
@@ -39,6 +40,30 @@ def test_a_translation_has_its_length() -> None:
     assert exact_distance(x, x + shift) == pytest.approx(length, abs=1e-9)
     assert exact_distance(x, (x + shift)[torch.randperm(60)], power=2) == pytest.approx(length**2, abs=1e-9)
     assert wasserstein_1d(np.arange(5.0), np.arange(5.0) + 3) == pytest.approx(3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(1, 40), m=st.integers(1, 40), digits=st.integers(0, 6), weighted=st.booleans(), seed=st.integers(0, 10**6))
+def test_on_the_line_it_is_scipys(n: int, m: int, digits: int, weighted: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal(n).round(digits), rng.standard_normal(m).round(digits)
+    weights = (rng.random(n) + 0.01, rng.random(m) + 0.01) if weighted else (None, None)
+    assert wasserstein_1d(x, y, *weights) == pytest.approx(wasserstein_distance(x, y, *weights), rel=1e-12, abs=1e-15)
+
+
+def test_a_law_without_mass_has_no_distance() -> None:
+    one = np.ones(1)
+    with pytest.raises(ValueError, match="at least one value"):
+        wasserstein_1d(one, one[:0])
+    for weights in (np.zeros(2), np.array([2.0, -1.0])):
+        with pytest.raises(ValueError, match="must not be negative"):
+            wasserstein_1d(np.arange(2.0), one, weights, one)
+
+
+def test_where_one_law_is_a_point_there_is_but_one_plan() -> None:
+    p, cost = np.array([0.2, 0.8]), np.array([[1.0], [3.0]])
+    assert transport_lp(p, np.ones(1), cost) == pytest.approx(2.6)
+    assert transport_lp(np.array([1.0, 1e-30]), p, np.array([[1.0, 3.0], [9.0, 9.0]])) == pytest.approx(2.6)
 
 
 @pytest.mark.parametrize("power", [1, 2])
