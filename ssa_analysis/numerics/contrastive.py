@@ -94,9 +94,10 @@ def nt_xent_from_similarities(
 ) -> Tensor:
     """NT-Xent from the ``(2m, 2m)`` similarities divided by the temperature; convex in them. See :func:`nt_xent`.
 
-    With ``anchors (a,)`` only their rows ``(a, 2m)`` are given.
+    With ``anchors (a,)`` only their rows ``(a, 2m)`` are given. Similarities ``(b, 2m, 2m)`` are those of b batches, whose
+    losses are ``(b, 2m)``.
     """
-    pairs = similarity.shape[1] // 2
+    pairs = similarity.shape[-1] // 2
     available = 2 * pairs - 2
     if pairs < 2:
         raise SettingsError("NT-Xent needs at least two pairs in a batch: with one there are no negatives")
@@ -106,8 +107,8 @@ def nt_xent_from_similarities(
     own = torch.arange(2 * pairs, device=similarity.device) if anchors is None else anchors.to(similarity.device)
     index = torch.arange(len(own), device=similarity.device)
     partner = (own + pairs) % (2 * pairs)
-    positive = similarity[index, partner]
-    excluded = torch.zeros_like(similarity, dtype=torch.bool)
+    positive = similarity[..., index, partner]
+    excluded = torch.zeros(similarity.shape[-2:], dtype=torch.bool, device=similarity.device)
     excluded[index, own] = True
     excluded[index, partner] = True
     if count < available:
@@ -115,7 +116,7 @@ def nt_xent_from_similarities(
         order = torch.rand((2 * pairs, 2 * pairs), generator=generator, device=similarity.device)[own].masked_fill(excluded, 2.0)
         chosen = order.topk(count, dim=1, largest=False).indices
         excluded = torch.ones_like(excluded).scatter_(1, chosen, False)
-    log_sum = torch.logsumexp(similarity.masked_fill(excluded, -torch.inf), dim=1)
+    log_sum = torch.logsumexp(similarity.masked_fill(excluded, -torch.inf), dim=-1)
     log_weight = math.log(beta / count) if beta is not None else 0.0
     return softplus(log_sum + log_weight - positive)
 
