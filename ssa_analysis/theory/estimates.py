@@ -147,8 +147,8 @@ class _Labelled:
         w, z, y = law.weights[rows], law.z, law.y
         to_mean = (z * population.means[y]).sum(1)
         # for the images of the draw, not of the sample: an image that is drawn twice gets positives of its own each time
-        drawn = [(z[rows] * draw_positives(y[rows], population, self.rng)).sum(1) for _ in range(POSITIVES)]
-        to_drawn = torch.stack(drawn, dim=1)
+        drawn = draw_positives_of(POSITIVES, y[rows], population, self.rng)
+        to_drawn = (z[rows] * drawn).sum(2).T.contiguous()
         supervised = r1_probe.mean_classifier_losses(law, population, tau)
         uniformity, views = self.uniformity[:, draw], view_uniformity[:, draw]
 
@@ -196,8 +196,14 @@ class _Labelled:
 
 def draw_positives(y: Tensor, population: Population, rng: torch.Generator) -> Tensor:
     """``(k, d)``: for each label one point of its class."""
-    chosen = torch.empty_like(y)
-    for label in torch.unique(y).tolist():
-        own = y == label
-        chosen[own] = torch.multinomial(population.conditionals[label], int(own.sum()), replacement=True, generator=rng)
+    return draw_positives_of(1, y, population, rng)[0]
+
+
+def draw_positives_of(times: int, y: Tensor, population: Population, rng: torch.Generator) -> Tensor:
+    """``(times, k, d)``: the same so many times over."""
+    chosen = torch.empty(times, len(y), dtype=torch.long)
+    classes = [(population.conditionals[label], (y == label).nonzero()[:, 0]) for label in torch.unique(y).tolist()]
+    for row in chosen:
+        for law, own in classes:
+            row[own] = torch.multinomial(law, len(own), replacement=True, generator=rng)
     return population.z[chosen]

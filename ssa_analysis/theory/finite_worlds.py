@@ -124,14 +124,16 @@ def check_negatives(world: FiniteWorld, tau: float, beta: float, counts: tuple[i
     """R4 for ascending numbers of negatives, on both pair laws, exactly: both directions, and that L_K does not fall."""
     n, population = len(world.z), world.population
     left, right = world.z.repeat_interleave(n, 0), world.z.repeat(n, 1)
+    limits = softplus(r6_margin.margins(left, right, population, tau, beta))
+    losses = [r4_negatives.exact_losses(left, right, population, tau, beta, count) for count in counts]
+    slacks = [r4_negatives.negative_slacks(left, right, population, tau, beta, count) for count in counts]
     checks = []
     for pairs in (world.ideal_pairs, world.practical_pairs):
         weights = pairs.reshape(-1)
-        limit = weighted_mean(softplus(r6_margin.margins(left, right, population, tau, beta)), weights)
+        limit = weighted_mean(limits, weights)
         fewer = None
-        for count in counts:
-            loss = weighted_mean(r4_negatives.exact_losses(left, right, population, tau, beta, count), weights)
-            slack = weighted_mean(r4_negatives.negative_slacks(left, right, population, tau, beta, count), weights)
+        for losses_of_count, slacks_of_count in zip(losses, slacks, strict=True):
+            loss, slack = weighted_mean(losses_of_count, weights), weighted_mean(slacks_of_count, weights)
             checks.append(_exact("R4", r4_negatives.STATEMENT, limit, loss + slack))
             checks.append(_exact("R4", r4_negatives.MONOTONE, loss, limit))
             if fewer is not None:

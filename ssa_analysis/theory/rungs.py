@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,17 +27,17 @@ class Population:
     conditionals: Tensor  # (M, n), rows sum to one
     prior: Tensor  # (M,)
 
-    @property
+    @cached_property
     def marginal(self) -> Tensor:
         """``(n,)`` p_data."""
         return self.prior @ self.conditionals
 
-    @property
+    @cached_property
     def means(self) -> Tensor:
         """``(M, d)`` class means mu_c, not renormalised."""
         return self.conditionals @ self.z
 
-    @property
+    @cached_property
     def entropy(self) -> float:
         """``H(pi)`` in nats: the chance level."""
         positive = self.prior[self.prior > 0]
