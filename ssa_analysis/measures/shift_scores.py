@@ -15,7 +15,7 @@ from ssa_analysis.data.views import named_recipe
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.base import MeasureSettings
 from ssa_analysis.measures.pair_laws import LEAST_GROUPS, SPACES, Pair, PairSamples
-from ssa_analysis.numerics.bures import extrapolated, gaussian_w2, pair_coordinates, pair_gaussian_w2
+from ssa_analysis.numerics.bures import SubsetMoments, extrapolated, gaussian_w2, pair_coordinates
 from ssa_analysis.numerics.contrastive import log_mean_exp_similarity
 from ssa_analysis.numerics.kernels import LADDER, BlockKernel, GaussianKernel, PairKernel, ladder_kernel, median_bandwidth
 from ssa_analysis.numerics.mmd import LEAST_BLOCKS, MMDResult, mmd_test, stratified_mmd
@@ -183,17 +183,16 @@ def _parity(index: np.ndarray) -> Tensor:
 
 def gaussian_scores(x: Pair, y: Pair, scores: ScoreMaker) -> Iterator[Score]:
     """Gaussian distance of the pair laws without its 1/n bias, and its two parts."""
-    sides = [tuple(part.double() for part in pair) for pair in (x, y)]
+    sides = SubsetMoments(x), SubsetMoments(y)
     found: dict[str, float] = {}
 
-    def parts(index: list[Tensor]) -> tuple[float, float]:
-        first, second = ((side[0][i], side[1][i]) for side, i in zip(sides, index, strict=True))
-        return pair_gaussian_w2(first, second)
+    def parts(index: list[np.ndarray]) -> tuple[float, float]:
+        first, second = (side.of(i) for side, i in zip(sides, index, strict=True))
+        return first.distances(second)
 
     def debiased(index: list[np.ndarray]) -> float:
-        rows = [torch.from_numpy(i) for i in index]
-        plug_in = parts(rows)
-        halves = [parts([r[_parity(i) == half] for r, i in zip(rows, index, strict=True)]) for half in (True, False)]
+        plug_in = parts(index)
+        halves = [parts([i[i % 2 == half] for i in index]) for half in (0, 1)]
         values = extrapolated(plug_in, halves)
         found.setdefault("sum", values[0])
         found.setdefault("difference", values[1])

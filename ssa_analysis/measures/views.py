@@ -31,7 +31,7 @@ from ssa_analysis.measures.base import (
 )
 from ssa_analysis.measures.pair_laws import LEAST_GROUPS, LEAST_PAIRS, SPLIT, Pair
 from ssa_analysis.models.encoder import Encoder, in_batches
-from ssa_analysis.numerics.bures import extrapolated, pair_gaussian_w2
+from ssa_analysis.numerics.bures import SubsetMoments, extrapolated
 from ssa_analysis.numerics.decomposition import Influenced, ideal_alignment, mean_of, uniformity
 from ssa_analysis.numerics.laws import normal_quantile
 from ssa_analysis.numerics.resampling import Interval, group_jackknife, jackknife_stderr
@@ -178,22 +178,24 @@ def _clipped(images: _Images, recipe: ViewRecipe, seed: int) -> float | None:
     return clipped_share(to_float(images.viewed[chunk]), recipe.fourier, rng, images.labels[chunk], images.features[chunk])
 
 
-def _shift(ideal: Pair, practical: Pair, groups: int, seed: int) -> tuple[Interval, list[np.ndarray], tuple[float, float]]:
+def _shift(
+    ideal: SubsetMoments, practical: Pair, groups: int, seed: int
+) -> tuple[Interval, list[np.ndarray], tuple[float, float]]:
     """Debiased Gaussian distance of pair laws, its values without each group, and its two parts."""
-    sides = [(pair[0].double(), pair[1].double()) for pair in (ideal, practical)]
+    sides = ideal, SubsetMoments(practical)
     first: list[tuple[float, float]] = []
 
     def parts(index: list[np.ndarray]) -> tuple[float, float]:
-        rows = [torch.from_numpy(i) for i in index]
-        one, other = ((side[0][i], side[1][i]) for side, i in zip(sides, rows, strict=True))
-        return pair_gaussian_w2(one, other)
+        one, other = (side.of(i) for side, i in zip(sides, index, strict=True))
+        return one.distances(other)
 
     def debiased(index: list[np.ndarray]) -> float:
         values = extrapolated(parts(index), [parts([i[i % 2 == half] for i in index]) for half in (0, 1)])
         first.append((values[0], values[1]))
         return sum(values)
 
-    interval, left_out = group_jackknife(debiased, [len(ideal[0]), len(practical[0])], groups, seed % 2**32)
+    sizes = [len(side.pair[0]) for side in sides]
+    interval, left_out = group_jackknife(debiased, sizes, groups, seed % 2**32)
     return interval, left_out, first[0]
 
 
@@ -268,17 +270,18 @@ def views(encoder: Encoder, data: Data, settings: ViewsSettings) -> list[Score]:
     progress = LoggedProgress(f"adviser on {run_context().label}", len(rows), unit="recipes")
     clean_uniformity = uniformity(images.viewed_clean, tau)
     seed = derive_seed(settings.seed, "views jackknife")
+    ideal = SubsetMoments(images.ideal)
     found: dict[str, _Measured] = {}
     oracle: Score | None = None
     for row in rows:
         pair = _embedded_views(encoder, data, images, row.recipe, settings.seed)
-        shift, left_out, parts = _shift(images.ideal, pair, settings.groups, seed)
+        shift, left_out, parts = _shift(ideal, pair, settings.groups, seed)
         found[row.name] = _Measured(
             shift, left_out, parts, mean_of((pair[0].double() * pair[1].double()).sum(1)),
             clean_uniformity - uniformity(pair[0], tau), _clipped(images, row.recipe, settings.seed),
         )  # fmt: skip
         if row.name == "recipe":
-            oracle = _oracle(images, pair, settings, seed)
+            oracle = _oracle(images, ideal, pair, settings, seed)
         progress.step()
     scores = [
         Score.of_interval(
@@ -290,11 +293,11 @@ def views(encoder: Encoder, data: Data, settings: ViewsSettings) -> list[Score]:
     return [*scores, oracle, _relief(found, len(images.viewed))]
 
 
-def _oracle(images: _Images, pair: Pair, settings: ViewsSettings, seed: int) -> Score:
+def _oracle(images: _Images, ideal: SubsetMoments, pair: Pair, settings: ViewsSettings, seed: int) -> Score:
     """Shift of augmented ideal pairs: views of one image are given views of another image of its class."""
     matched = disjoint_ideal_pairs(images.labels, settings.seed)
     augmented = (pair[0][matched[:, 0]], pair[1][matched[:, 1]])
-    shift, _, parts = _shift(images.ideal, augmented, settings.groups, seed)
+    shift, _, parts = _shift(ideal, augmented, settings.groups, seed)
     about = {"error": "standard error", "group": "floor", "part": "", "of_sums": parts[0], "of_differences": parts[1]}
     return Score.of_interval("views", ORACLE, shift, settings=about)
 

@@ -10,7 +10,8 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from ssa_analysis.numerics.bures import bures, extrapolated, gaussian_w2, pair_coordinates, pair_gaussian_w2
+from ssa_analysis.numerics import bures as module
+from ssa_analysis.numerics.bures import SubsetMoments, bures, extrapolated, gaussian_w2, pair_coordinates, pair_gaussian_w2
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:
@@ -122,3 +123,17 @@ def test_extrapolation_takes_the_bias_out(shift: float) -> None:
     error = np.std(found) / math.sqrt(60)
     assert np.mean(plug_in) - truth > 0.3
     assert np.mean(found) == pytest.approx(truth, abs=3 * error + 0.1 * (np.mean(plug_in) - truth))
+
+
+@pytest.mark.parametrize("kept", [0, 2**28])
+def test_moments_of_subsets_are_kept_and_those_of_the_subset(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT", kept)
+    rng = torch.Generator().manual_seed(0)
+    x, y = ((torch.randn(30, 4, generator=rng), torch.randn(30, 4, generator=rng)) for _ in range(2))
+    sides = SubsetMoments(x), SubsetMoments(y)
+    subsets = [np.arange(30), np.arange(0, 30, 2), np.arange(7, 30), np.arange(30)]
+    for one in subsets:
+        for other in subsets:
+            pairs = [(side[0][torch.from_numpy(i)], side[1][torch.from_numpy(i)]) for side, i in ((x, one), (y, other))]
+            assert sides[0].of(one).distances(sides[1].of(other)) == pair_gaussian_w2(*pairs)
+    assert len(sides[0]._kept) == (3 if kept else 1)
