@@ -78,7 +78,7 @@ def exact_dot(first: Tensor, second: Tensor) -> float:
 
     On CPUs block by block: two float64 copies of millions of weights cost more than all the rest.
     """
-    if first.device.type != "cpu":
+    if first.device.type != "cpu" or len(first) <= DOT_BLOCK:
         return float(torch.dot(first.double(), second.double()))
     blocks = zip(first.split(DOT_BLOCK), second.split(DOT_BLOCK), strict=True)
     return sum(float(torch.dot(a.double(), b.double())) for a, b in blocks)

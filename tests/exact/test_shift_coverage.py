@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssa_analysis.numerics.bures import extrapolated, gaussian_w2, pair_gaussian_w2
+from ssa_analysis.numerics.bures import SubsetMoments, extrapolated, gaussian_w2
 from ssa_analysis.numerics.kernels import GaussianKernel, PairKernel
 from ssa_analysis.numerics.mmd import mmd_test
 from ssa_analysis.numerics.resampling import Interval, group_jackknife
@@ -110,8 +110,10 @@ def test_gaussian_distance_of_pairs(correlation: float, other: float) -> None:
     for seed in range(DRAWS):
         x, y = pairs(200, correlation, 4 * seed), pairs(150, other, 4 * seed + 2)
 
-        def plug_in(index: list[np.ndarray], x: tuple[Tensor, Tensor] = x, y: tuple[Tensor, Tensor] = y) -> float:
-            return sum(pair_gaussian_w2((x[0][index[0]], x[1][index[0]]), (y[0][index[1]], y[1][index[1]])))
+        sides = SubsetMoments(x), SubsetMoments(y)
+
+        def plug_in(index: list[np.ndarray], sides: tuple[SubsetMoments, SubsetMoments] = sides) -> float:
+            return sum(sides[0].of(index[0]).distances(sides[1].of(index[1])))
 
         found.append(group_jackknife(debiased(plug_in), [200, 150], 10, seed)[0])
     check(f"gaussian, correlations {correlation} and {other}", truth, found)
