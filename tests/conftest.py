@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): 
 import pytest
 import torch
 from command_line import prepare, small
+from processes import forking
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.data.datasets import Data, load_data
@@ -43,6 +45,12 @@ def tiny_checkpoint(digits: Data, tmp_path_factory: pytest.TempPathFactory) -> P
 def encoder(tiny_checkpoint: Path) -> Encoder:
     """The tiny encoder, loaded afresh, so that a test may change it."""
     return load_checkpoint(tiny_checkpoint).encoder
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Executors fork their workers instead of spawning them; see ``processes``."""
+    monkeypatch.setattr(multiprocessing, "get_context", forking)
 
 
 @pytest.fixture

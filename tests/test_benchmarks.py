@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
@@ -22,10 +20,7 @@ FIELDS = [
 
 
 def run(name: str, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "benchmarks" / name), *arguments]
-    there = os.environ.get("PYTHONPATH", "")
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{there}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = run_script(ROOT / "benchmarks" / name, *arguments, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

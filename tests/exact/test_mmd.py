@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from processes import run_script
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -334,7 +334,8 @@ print(peak() - before, result.p_value, result.z)
 @pytest.mark.parametrize("n", [10, 20_000])
 def test_a_large_sample_needs_little_memory(n: int) -> None:
     """The kernel of 40,000 rows would be 6.4 GB in single precision."""
-    done = subprocess.run([sys.executable, "-c", SCALE, str(n)], capture_output=True, text=True, check=True)
+    done = run_script(SCALE, n)
+    assert done.returncode == 0, done.stderr
     growth, p_value, z = map(float, done.stdout.split())
     assert growth < 2
     assert 0 < p_value <= 1

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from processes import run_script
 
 from ssa_analysis.numerics.precision import full_precision
 
@@ -46,7 +44,7 @@ def test_full_precision_holds_inside_the_block_and_leaves_nothing_behind(setup: 
     """In a process of its own: torch's older and newer switches cannot be mixed again once they have been."""
     if "fp32_precision" in setup and not hasattr(torch.backends, "fp32_precision"):
         pytest.skip("this torch has the older switches only")
-    done = subprocess.run([sys.executable, "-c", SHOW.replace("SETUP", setup)], capture_output=True, text=True, check=False)
+    done = run_script(SHOW.replace("SETUP", setup))
     assert done.returncode == 0, done.stderr
 
 

@@ -92,7 +92,7 @@ def work(rank: int, size: int, folder: str) -> None:
 def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     """Of every process of a job of two or three."""
     folder = tmp_path_factory.mktemp(f"ranks{request.param}")
-    torch.multiprocessing.spawn(work, (request.param, str(folder)), nprocs=request.param)
+    torch.multiprocessing.start_processes(work, (request.param, str(folder)), nprocs=request.param, start_method="forkserver")
     return [pickle.loads((folder / f"{rank}.pkl").read_bytes()) for rank in range(request.param)]
 
 

@@ -6,12 +6,11 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_script
 
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.measures.base import RunContext, running_in
@@ -25,7 +24,6 @@ from ssa_analysis.running.scoring import run_cells, scratch_of
 from ssa_analysis.running.store import Store
 from ssa_analysis.scores import Score
 
-ROOT = Path(__file__).resolve().parents[2]
 GRID = {"pairs": 32, "batch": 32, "directions": 2, "points": 5, "grid": 5}
 SPEC = DataSpec("digits", subset=300)
 UNIQUE = 25  # the plane holds both lines
@@ -63,8 +61,7 @@ sys.exit(len(summary.failures))
 
 def score_in_subprocess(checkpoint: Path, folder: Path, last: int) -> int:
     """Exit code of a run that is killed when it asks for one loss more than ``last``, earlier runs counted."""
-    arguments = [str(checkpoint), str(folder), str(last), repr(GRID)]
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = run_script(SCRIPT, checkpoint, folder, last, repr(GRID))
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 

@@ -133,6 +133,7 @@ def test_no_worker_is_left_behind(in_workers: list[Event]) -> None:
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_worker_that_dies_between_two_jobs_fails_only_the_next() -> None:
     """The driver is slow: when it turns to the worker again, the worker is gone."""
     jobs = [Job("first", dies_after_its_end), Job("second", squares, {"count": 2}), Job("third", squares, {"count": 2})]
@@ -144,6 +145,7 @@ def test_a_worker_that_dies_between_two_jobs_fails_only_the_next() -> None:
     assert ends == {"first": "done", "second": "failed", "third": "done"}
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_end_when_the_driver_stops_early() -> None:
     run = ProcessExecutor(1).run([Job("sleeps", says_who_it_is_and_sleeps)])
     pid = next(run).value

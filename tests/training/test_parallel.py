@@ -75,7 +75,7 @@ def _rank(rank: int, size: int, meeting: str, function: Callable[..., Any], argu
 def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     folder.mkdir(exist_ok=True)
     arguments_of_all = (2, str(folder / "meeting"), function, arguments, str(folder / "result"))
-    multiprocessing.spawn(_rank, arguments_of_all, nprocs=2)
+    multiprocessing.start_processes(_rank, arguments_of_all, nprocs=2, start_method="forkserver")
     return [pickle.loads((folder / f"result{rank}").read_bytes()) for rank in range(2)]
 
 
