@@ -29,6 +29,7 @@ from ssa_analysis.training.settings import TrainSettings
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("simclr", "simclr-sam", "simclr-fourier", "ssa-clr")
 TINY = TrainSettings(arch="convnet", width=4, projector=(16, 8), epochs=3, batch=64, lr=0.1, warmup=0, knn_every=0)
+DRAWN = ("granulated", "predicted_accuracy", "method_contrasts")  # figures of the study that the session shares
 # measures that take seconds; what a command sets itself stays
 SMALL: dict[str, dict[str, Any]] = {
     "curvature": {"pairs": 32, "batch": 32, "top": 1, "max_products": 12, "trace_probes": 3, "density_probes": 2},
@@ -37,9 +38,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "downstream": {"draws": 2},
     "robustness": {"images": 50},
     "shift": {"permutations": 19, "projections": 5, "groups": 4},
-    "views": {"images": 60},
+    "views": {"images": 60, "groups": 4},
     "bounds": {"bootstrap": 20, "transport": 50, "scales": 3, "draws": 10},
 }
+FEW = ("--set", "bounds.bootstrap=20", "--set", "bounds.scales=3", "--set", "bounds.draws=10")  # draws, where any will do
 NET = """
 from torch import nn
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # read by numpy and torch as they load
@@ -14,8 +17,9 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): 
 
 import pytest
 import torch
-from command_line import prepare, small
+from command_line import DRAWN, ROOT, Ended, prepare, run_cli, small
 from processes import forking
+from ssa_analysis.reports import html
 
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.data.datasets import Data, load_data
@@ -45,6 +49,33 @@ def tiny_checkpoint(digits: Data, tmp_path_factory: pytest.TempPathFactory) -> P
 def encoder(tiny_checkpoint: Path) -> Encoder:
     """The tiny encoder, loaded afresh, so that a test may change it."""
     return load_checkpoint(tiny_checkpoint).encoder
+
+
+@dataclass(frozen=True)
+class FinishedStudy:
+    """``studies/smoke.toml`` as ``ssa-analyze study`` leaves it, and what the command printed."""
+
+    folder: Path  # of test_study_verb alone, which goes on in it
+    copy: Path  # not to be written
+    ended: Ended
+
+
+@pytest.fixture(scope="session")
+def smoke_study(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
+    """Run once for all workers of the session."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke_study"
+    place.mkdir(exist_ok=True)
+    found = FinishedStudy(place / "smoke", place / "copy", Ended(0, b"", ""))
+    with open(place / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "ended").exists():
+            with pytest.MonkeyPatch.context() as patched:  # the reports' own tests draw all
+                patched.setattr(html, "FIGURES", [entry for entry in html.FIGURES if entry.name in DRAWN])
+                ended = run_cli("study", ROOT / "studies" / "smoke.toml", "--out", found.folder)
+            shutil.copytree(found.folder, found.copy)
+            (place / "ended").write_bytes(pickle.dumps(ended))
+        return replace(found, ended=pickle.loads((place / "ended").read_bytes()))
 
 
 @pytest.fixture

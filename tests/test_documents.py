@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -93,11 +94,13 @@ _ran: set[str] = set()  # a line that is on two pages runs once
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("sh"))
-def test_shell(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shell(page: str, workplace: Path, smoke_study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if page == "README.md":
         for path in sorted(workplace.rglob("runs/*/*")):  # its lines begin with nothing
             path.unlink()
         (workplace / "scores.db").unlink()
+        # but for the study, which runs from its beginning in test_study_verb and has only its last step to go here
+        shutil.copytree(smoke_study.copy, workplace / "runs" / "smoke")
     for block in blocks_of(page, "sh"):
         for line in block.lines():
             if line.startswith("ssa-analyze ") and line not in LONG:

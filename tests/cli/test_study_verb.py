@@ -8,21 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import DRAWN
 from ssa_analysis.reports import html
 
 from ssa_analysis.running.store import Store
 
 Cli = Callable[..., Any]
-DRAWN = ("granulated", "predicted_accuracy", "method_contrasts")
 SMOKE = Path(__file__).resolve().parents[2] / "studies" / "smoke.toml"
 
 
 @pytest.fixture(scope="module")
-def finished(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    folder = tmp_path_factory.mktemp("study") / "smoke"
-    with pytest.MonkeyPatch.context() as patch:  # the reports' own tests draw all
-        patch.setattr(html, "FIGURES", [entry for entry in html.FIGURES if entry.name in DRAWN])
-        return folder, cli("study", SMOKE, "--out", folder)
+def finished(smoke_study: Any) -> tuple[Path, Any]:
+    return smoke_study.folder, smoke_study.ended
 
 
 def test_the_plan_is_shown_first_and_a_dry_run_ends_there(cli: Cli, tmp_path: Path) -> None:

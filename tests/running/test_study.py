@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from processes import start_command
 
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.running.estimate import estimate
@@ -133,11 +131,10 @@ def test_an_estimate_grows_with_the_work() -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, StudyFolder]:
-    study = read_study(STUDIES / "smoke.toml")
-    folder = StudyFolder(tmp_path_factory.mktemp("unbroken"))
-    finish(study, folder)
-    return study, folder
+def unbroken(smoke_study: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, StudyFolder]:
+    folder = tmp_path_factory.mktemp("unbroken") / "smoke"
+    shutil.copytree(smoke_study.copy, folder)
+    return read_study(STUDIES / "smoke.toml"), StudyFolder(folder)
 
 
 def finish(study: Study, folder: StudyFolder) -> None:
@@ -157,19 +154,17 @@ def test_a_study_that_was_killed_goes_on_and_ends_as_an_unbroken_one(unbroken: t
     """Killed a few times, at moments of training and of scoring; then run to its end."""
     study, whole = unbroken
     folder = StudyFolder(tmp_path / "broken")
-    command = [sys.executable, "-m", "ssa_analysis", "study", str(STUDIES / "smoke.toml"), "--out", str(folder.path)]
     seen = set()
     for wanted in ("runs/*/last.pt", "scores.db"):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
+        process = start_command("study", STUDIES / "smoke.toml", "--out", folder.path)
         try:
             deadline = time.monotonic() + 120
-            while not list(folder.path.glob(wanted)) and process.poll() is None and time.monotonic() < deadline:
+            while not list(folder.path.glob(wanted)) and process.exitcode is None and time.monotonic() < deadline:
                 time.sleep(0.02)
             time.sleep(0.2)
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
         seen.add(len(list(folder.path.glob("runs/*/last.pt"))))
     assert len(missing_runs(study, folder)) < len(study.runs)
     finish(study, folder)
@@ -234,6 +229,7 @@ def pretend(cells: list[Cell], spec: Any, device: str, scratch: Any) -> Iterator
         yield CellResult(cell, [Score(cell.measure, "value", number, checkpoint=cell.path)])
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_eight_workers_give_the_store_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hundred cells of fifty checkpoints: the same cells, each once, with the same numbers."""
     import hashlib
