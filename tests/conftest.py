@@ -31,6 +31,25 @@ torch.set_num_threads(1)
 
 NOBODY = 65534  # user id without rights
 TINY = TrainSettings(arch="convnet", width=4, projector=(16, 8), epochs=3, batch=64, lr=0.1, warmup=1, knn_every=0)
+# the files that take longest, which a session begins with, so that no processor waits for the last one; any others follow
+LONGEST = (
+    "test_clusters", "test_documents", "test_demo", "test_html", "test_spectrum_coverage", "test_simulated_world",
+    "test_finite_worlds", "test_many_checkpoints", "test_families", "test_curvature_peers", "test_parallel", "test_study",
+    "test_cli", "test_benchmarks", "test_shift_coverage", "test_torchrun", "test_ranks", "test_docs_build", "test_help_examples",
+    "test_study_verb", "test_report_page", "test_mmd", "test_hessian_networks", "test_figures", "test_bad_input",
+    "test_downstream_labels", "test_hostile_pickles", "test_flatness_coverage", "test_flatness_closed_forms", "test_hessian",
+)  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests are shared out in their own order; by itself ``--dist loadfile`` begins with the files that have most of them."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
