@@ -25,7 +25,8 @@ class Moments:
     def root(self) -> Tensor:
         """``(d, d)`` R with ``R R^T`` the covariance."""
         values, vectors = torch.linalg.eigh(self.cov)
-        return vectors * values.clamp_min(0).sqrt()
+        root: Tensor = vectors * values.clamp_min(0).sqrt()
+        return root
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
