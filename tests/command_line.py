@@ -39,7 +39,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "robustness": {"images": 50},
     "shift": {"permutations": 19, "projections": 5, "groups": 4},
     "views": {"images": 60, "groups": 4},
-    "bounds": {"bootstrap": 20, "transport": 50, "scales": 3, "draws": 10},
+    "bounds": {"bootstrap": 20, "transport": 50, "scales": 3, "draws": 10, "block": 32},
 }
 FEW = ("--set", "bounds.bootstrap=20", "--set", "bounds.scales=3", "--set", "bounds.draws=10")  # draws, where any will do
 NET = """

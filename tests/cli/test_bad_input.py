@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import FEW
 from torch import Tensor
 
 from ssa_analysis.checkpoints.writing import save_checkpoint
@@ -125,7 +126,7 @@ def test_the_report_of_a_store_with_a_bad_checkpoint(cli: Cli, good: Path, tmp_p
 
 def test_bounds_of_a_bad_and_a_good_checkpoint(cli: Cli, good: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.pt").touch()
-    ended = cli("bounds", "bad.pt", good, *DATA)
+    ended = cli("bounds", "bad.pt", good, *DATA, *FEW)
     assert ended.code == 1
     assert re.fullmatch(r"\[1/2\] bad  failed: bad\.pt: the file is empty.*", ended.err.splitlines()[0])
     assert re.search(r"simclr +R1 ", ended.out)
@@ -151,7 +152,7 @@ class TestWhatIsNotThere:
         assert ended.err.splitlines()[0].startswith("left out: empty: the folder holds no checkpoint")
         assert ended.err.splitlines()[1] == "left out: none.pt: no such file, folder or match"
         assert {row["checkpoint"] for row in ended.json} == {str(good)}
-        ended = cli("bounds", "empty", good, *DATA)
+        ended = cli("bounds", "empty", good, *DATA, *FEW)
         assert ended.code == 1
         assert re.search(r"simclr +R1 ", ended.out)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import FEW
 
 from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.own_model import parse_model
@@ -66,6 +67,7 @@ def test_inspect(cli: Cli, mine: list[Path]) -> None:
     assert (report["layout"], report["has_projector"], report["has_classifier"]) == ("own model", True, False)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_score_in_workers_and_from_the_store(cli: Cli, mine: list[Path]) -> None:
     score = ("score", *mine, *DATA, *MODEL, "--measures", "representation", "--json")
     ended = cli(*score, "--workers", 2)
@@ -104,7 +106,7 @@ def test_a_change_of_the_architecture_is_computed_again(cli: Cli, mine: list[Pat
 
 
 def test_bounds(cli: Cli, mine: list[Path]) -> None:
-    ended = cli("bounds", mine[0], *DATA, *MODEL, "--json")
+    ended = cli("bounds", mine[0], *DATA, *MODEL, *FEW, "--json")
     assert ended.code == 0, ended.err
     assert {s["measure"] for s in ended.json} == {"bounds"}
 

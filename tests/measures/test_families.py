@@ -24,7 +24,7 @@ SMALL: dict[str, dict[str, object]] = {
     "views": {"groups": 4, "strengths": "1.5"},
     "robustness": {"images": 40},
     "representation": {"bootstrap": 5},
-    "bounds": {"bootstrap": 20},
+    "bounds": {"bootstrap": 20, "scales": 3, "draws": 10},
 }
 NAMES = list(MEASURES.names())
 NEED_PROJECTOR = [n for n in NAMES if n not in ("downstream", "robustness")]
