@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ def operator_of(
     return CurvatureOperator(net, batches, parameters, kind=kind), net
 
 
+@cache
 def dense(loss: str, scope: str, kind: str = "hessian") -> np.ndarray:
     """The dense float64 matrix. For the Hessian by torch's own nested differentiation, not by our operator."""
     operator, net = operator_of(loss, scope, torch.float64, kind)
