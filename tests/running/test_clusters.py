@@ -98,6 +98,7 @@ def package_for_workers() -> Iterator[None]:
         os.environ["PYTHONPATH"] = before
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("each", ["numbers", ""])
 def test_a_worker_that_dies_once_is_begun_again(each: str, tmp_path: Path) -> None:
     arguments = {"numbers": [1, 2, 3, 4], "deadly": 3, "once": str(tmp_path / "died")}
@@ -107,6 +108,7 @@ def test_a_worker_that_dies_once_is_begun_again(each: str, tmp_path: Path) -> No
     assert not [e for e in events if e.kind == "lost"]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_what_kills_every_worker_is_lost_alone() -> None:
     job = Job("a", dies_at, {"numbers": [1, 2, 3, 4], "deadly": 3}, "numbers", attempts=2)
     events = list(ProcessExecutor(1).run([job]))
@@ -114,11 +116,13 @@ def test_what_kills_every_worker_is_lost_alone() -> None:
     assert [(e.kind, e.value) for e in events] == [("value", 1), ("value", 4), lost, ("value", 16), ("done", None)]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_the_last_element_may_be_the_deadly_one() -> None:
     job = Job("a", dies_at, {"numbers": [1, 2], "deadly": 2}, "numbers", attempts=1)
     assert [e.kind for e in ProcessExecutor(1).run([job])] == ["value", "lost", "done"]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_job_in_one_piece_fails_when_its_attempts_are_used_up() -> None:
     events = list(ProcessExecutor(1).run([Job("a", dies_at, {"numbers": [1, 2], "deadly": 2}, attempts=3)]))
     assert [e.kind for e in events] == ["value", "failed"]
@@ -164,9 +168,10 @@ class TestRay:
                 killed = nodes[0].node_id
                 cluster.remove_node(nodes[0], allow_graceful=False)
 
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        plain = {"include_dashboard": False, "include_log_monitor": False}  # processes that nobody asks here
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **plain})
         try:
-            nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+            nodes = [cluster.add_node(num_cpus=2, **plain) for _ in range(2)]
             ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
             with Store(tmp_path / "ray.db") as store:
                 summary = run_cells(cells, None, executor=RayExecutor(workers=4), store=store, on_result=tell)  # type: ignore[arg-type]
