@@ -331,12 +331,12 @@ print(peak() - before, result.p_value, result.z)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("n", [10, 20_000])
+@pytest.mark.parametrize("n", [10, 10_000])
 def test_a_large_sample_needs_little_memory(n: int) -> None:
-    """The kernel of 40,000 rows would be 6.4 GB in single precision."""
+    """The kernel of 20,000 rows would be 1.6 GB in single precision; a third of it would be seen, and it takes a twentieth."""
     done = run_script(SCALE, n)
     assert done.returncode == 0, done.stderr
     growth, p_value, z = map(float, done.stdout.split())
-    assert growth < 2
+    assert growth < 0.5
     assert 0 < p_value <= 1
     assert abs(z) < 5
