@@ -17,7 +17,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-IMPORTED = ["torch", "torch._dynamo", "torch.distributed", "sklearn.datasets", "ssa_analysis.running.study_run"]
+IMPORTED = [
+    "torch", "torch._dynamo", "torch.distributed", "sklearn.datasets", "sklearn.linear_model", "scipy.stats", "command_line",
+    "ssa_analysis.running.study_run", "ssa_analysis.cli.score_verb", "ssa_analysis.cli.train_verb", "ssa_analysis.cli.study_verb",
+    "ssa_analysis.reports.html", "ssa_analysis.reports.findings",
+]  # fmt: skip
 _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(IMPORTED)
 

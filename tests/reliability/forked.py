@@ -1,9 +1,8 @@
-"""``ssa-analyze`` in processes that can be killed: forked from a server that has imported everything, so that each is quick."""
+"""``ssa-analyze`` in processes that can be killed: forked as all of the tests are (``processes``)."""
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -13,10 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PRELOADED = [
-    "command_line", "torch", "sklearn.linear_model", "scipy.stats", "ssa_analysis.cli.main", "ssa_analysis.cli.score_verb",
-    "ssa_analysis.cli.train_verb", "ssa_analysis.cli.study_verb", "ssa_analysis.reports.html", "ssa_analysis.reports.findings",
-]  # fmt: skip
+from processes import forking
 
 
 @dataclass(frozen=True)
@@ -41,9 +37,7 @@ class Running:
     ) -> None:
         self.log = folder / f"said-{time.monotonic_ns()}.txt"
         self.started = time.monotonic()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        self.process = context.Process(target=_command, args=(arguments, folder, self.log, small, prepare, prepared))
+        self.process = forking().Process(target=_command, args=(arguments, folder, self.log, small, prepare, prepared))
         self.process.start()
 
     @property

@@ -43,7 +43,7 @@ class Trial:
     Attributes:
         group: crash, fault, hostile, load or numbers. fault: what is done. expected: what should hold each time.
         function: ``(tally, times, folder)``: brings the fault about ``times`` times in an empty ``folder``.
-        few: times in the tests. many: times in the table.
+        few: times in the tests, 0 where it takes too long for them. many: times in the table.
         absent: why the trial cannot be made on this machine; empty where it can.
     """
 
