@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # a module may import from layers above it in this list, and from its own package; not sideways, not below
 LAYERS = (
-    {"version", "errors", "progress", "stopping", "scores", "registry", "toml_files"},
+    {"version", "errors", "paths", "progress", "stopping", "scores", "registry", "texts", "toml_files"},
     {"checkpoints", "data", "models", "numerics"},
     {"training", "measures"},
     {"theory", "linking", "diagnosis"},

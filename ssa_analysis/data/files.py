@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssa_analysis.data.arrays import MEMORY_LIMIT, read_arrays
 from ssa_analysis.errors import DataError
+from ssa_analysis.paths import ordinary
 
-MEMORY_LIMIT = 6 * 2**30  # bytes of decoded images; beyond it a subset must be asked for
+MOST_PIXELS = 1 << 26  # of an image: 8,192 x 8,192
+LONGEST = 50  # sides of an image that is resized by its shorter one
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")  # Pillow's other readers stay out; one of them starts a program
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,11 @@ def read_npz(path: Path, keys: tuple[tuple[str, str], ...] = (("x", "y"),)) -> t
     Raises:
         DataError: no such file, damaged, or arrays of another kind.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    first = keys[0][0]
-    try:
-        with open(path, "rb") as stream:  # numpy would leave a damaged archive open
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):  # np.load goes by the content, not by the name
-                raise DataError(f"{path}: a single array (.npy); it needs an .npz with x (n, h, w, c) uint8 and y (n,)")
-            named = next(((a, b) for a, b in keys if a in archive), None)
-            if named is None:
-                raise DataError(f"{path}: no array {first!r}; it needs x (n, h, w, c) uint8, and y (n,) where there are labels")
-            x, y = archive[named[0]], archive.get(named[1])
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError) as error:
-        raise DataError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
+    found = read_arrays(path, [name for pair in keys for name in pair])
+    named = next(((a, b) for a, b in keys if a in found), None)
+    if named is None:
+        raise DataError(f"{path}: no array {keys[0][0]!r}; it needs x (n, h, w, c) uint8, and y (n,) where there are labels")
+    x, y = found[named[0]], found.get(named[1])
     return as_images(x, path), None if y is None else as_labels(y, len(x), path)
 
 
@@ -77,7 +71,10 @@ def as_images(x: np.ndarray, path: Path) -> Tensor:
         x = x[..., None]
     if x.ndim != 4 or x.dtype != np.uint8 or x.shape[-1] not in (1, 3):
         raise DataError(f"{path}: x must be (n, h, w, 1 or 3) uint8, got {x.shape} {x.dtype}")
-    return torch.from_numpy(np.ascontiguousarray(np.repeat(x, 3 // x.shape[-1], axis=-1).transpose(0, 3, 1, 2)))
+    colour = np.broadcast_to(x, (*x.shape[:-1], 3))
+    if colour.size > MEMORY_LIMIT:
+        raise DataError(f"{path}: {colour.size:,} bytes of images do not fit in memory")
+    return torch.from_numpy(np.array(colour.transpose(0, 3, 1, 2), order="C"))
 
 
 def as_labels(y: np.ndarray, count: int, path: Path) -> np.ndarray:
@@ -129,24 +126,42 @@ def load_image_tree(path: Path, image_size: int | None = None) -> RawImages:
 
 def decode(files: list[Path], image_size: int | None) -> Tensor:
     """``(n, 3, size, size)`` uint8 from image files; DataError for one that is damaged or, without a size, of another."""
-    from PIL import Image
     from torchvision.transforms.v2 import functional as transform
 
     size = image_size
     decoded: list[Tensor] = []
     for file in files:
-        try:
-            with Image.open(file) as image:
-                pixels: Tensor = transform.pil_to_tensor(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file}: not a readable image ({error})") from error
+        pixels = read_image(file)
         height, width = pixels.shape[1:]
         size = size or width
         if image_size is None and (height, width) != (size, size):
             raise DataError(f"{file}: {width}x{height} pixels, expected {size}x{size}; pass --image-size to resize all")
         if len(files) * 3 * size * size > MEMORY_LIMIT:
             raise DataError(f"{len(files)} images of {size} px do not fit in memory; pass --subset")
+        if max(height, width) > LONGEST * min(height, width):
+            raise DataError(f"{file}: {width}x{height} pixels; one side may be at most {LONGEST} times the other")
         if (height, width) != (size, size):
             pixels = transform.center_crop(transform.resize(pixels, [size], antialias=True), [size, size])
         decoded.append(pixels)
     return torch.stack(decoded)
+
+
+def read_image(file: Path) -> Tensor:
+    """``(3, h, w)`` uint8 of an image file; DataError for one that is damaged, of a format that is none of ``FORMATS``, no file of
+    bytes, or of more than ``MOST_PIXELS``, which is found out before any of them is decoded."""
+    from PIL import Image
+    from torchvision.transforms.v2 import functional as transform
+
+    if not ordinary(file):
+        raise DataError(f"{file}: not a readable image (no ordinary file)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of sizes that are looked at here, and of strange metadata
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"{image.width}x{image.height} pixels, more than {MOST_PIXELS:,}")
+                pixels: Tensor = transform.pil_to_tensor(image.convert("RGB"))
+        except Exception as error:  # damaged bytes raise anything in Pillow's readers
+            lines = str(error).splitlines()
+            raise DataError(f"{file}: not a readable image ({lines[0][:160] if lines else type(error).__name__})") from error
+    return pixels

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from ssa_analysis.data.arrays import read_array
 from ssa_analysis.data.datasets import Data, resize
 from ssa_analysis.data.files import as_images, as_labels, read_npz
 from ssa_analysis.errors import DataError
@@ -38,8 +38,8 @@ def load_further_set(path: Path, data: Data) -> FurtherSet:
     if path.suffix == ".npy" and path.stem.endswith(_PAIR[0]):
         name = path.stem.removesuffix(_PAIR[0])
         beside = path.with_name(f"{name}{_PAIR[1]}.npy")
-        images = as_images(_plain_array(path), path)
-        labels: np.ndarray | None = as_labels(_plain_array(beside), len(images), beside)
+        images = as_images(read_array(path), path)
+        labels: np.ndarray | None = as_labels(read_array(beside), len(images), beside)
     else:
         name = path.stem
         images, labels = read_npz(path, (("x", "y"), ("images", "labels")))
@@ -54,13 +54,3 @@ def load_further_set(path: Path, data: Data) -> FurtherSet:
         images = resize(images, data.image_size)
     return FurtherSet(name, images, known)
 
-
-def _plain_array(path: Path) -> np.ndarray:
-    try:
-        with open(path, "rb") as stream:  # numpy would leave a damaged archive open
-            array: np.ndarray = np.load(stream, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable .npy file of a plain array ({error})") from error
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: an archive, not a single array")
-    return array

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from ssa_analysis.data.corruptions.weather import plasma, plasma_side
+from ssa_analysis.data.files import read_image
 from ssa_analysis.errors import DataError
 from ssa_analysis.numerics.seeding import generator
 
@@ -50,19 +51,13 @@ class FrostTextures:
 @lru_cache(maxsize=4)
 def load_frost_textures(folder: Path) -> FrostTextures:
     """The five official textures in a folder; DataError where one is missing or unreadable."""
-    from PIL import Image
-    from torchvision.transforms.v2 import functional as transform
-
     images = []
     digest = hashlib.sha256()
     for name in TEXTURE_FILES:
         try:
-            with Image.open(folder / name) as image:
-                images.append(transform.pil_to_tensor(image.convert("RGB")))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{folder / name}: not a readable frost texture ({error}); the folder must hold {', '.join(TEXTURE_FILES)}"
-            ) from error
+            images.append(read_image(folder / name))
+        except DataError as error:
+            raise DataError(f"{error}; the folder must hold {', '.join(TEXTURE_FILES)}") from error
         digest.update(images[-1].numpy().tobytes())
     return FrostTextures(tuple(images), digest.hexdigest()[:16])
 

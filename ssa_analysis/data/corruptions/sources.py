@@ -16,12 +16,14 @@ from ssa_analysis.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, gene
 from ssa_analysis.data.corruptions.checksums import CHECKSUMS
 from ssa_analysis.data.corruptions.constants import described
 from ssa_analysis.data.corruptions.frost import FrostTextures
+from ssa_analysis.data.arrays import mapped_array
 from ssa_analysis.data.datasets import Data, resize
 from ssa_analysis.data.files import IMAGE_SUFFIXES, as_images, decode
 from ssa_analysis.errors import DataError
 from ssa_analysis.numerics.seeding import derive_seed
 
 REGENERATED = "regenerated"
+LARGEST_SIDE = 1024  # pixels of official images
 
 
 class CorruptedTwins(Protocol):
@@ -148,30 +150,30 @@ def _md5(path: Path, size: int, changed: int) -> str:
     return digest.hexdigest()
 
 
+LARGEST_OFFICIAL = 153_600_128  # bytes of a file of CIFAR-10-C
+
+
 def _checksum(path: Path) -> str:
+    """MD5 of a file; empty for one that is larger than any official one, whatever its bytes are."""
     about = path.stat()
+    if about.st_size > LARGEST_OFFICIAL:
+        return ""
     return _md5(path, about.st_size, about.st_mtime_ns)
 
 
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        array: np.ndarray = np.lib.format.open_memmap(path, mode="r")  # refuses pickled arrays, and archives called .npy
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: not a readable .npy file of a plain array ({error})") from error
-    return array
-
-
 def _open_arrays(folder: Path, data: Data) -> ArrayFolder:
-    labels = _mapped(folder / "labels.npy")
+    labels = mapped_array(folder / "labels.npy")
     if labels.ndim != 1 or len(labels) % len(SEVERITIES) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{folder / 'labels.npy'}: must hold 5 N integers, N of each severity, got {labels.shape} {labels.dtype}")
     count = len(labels) // len(SEVERITIES)
-    arrays = {name: _mapped(folder / f"{name}.npy") for name in CORRUPTIONS if (folder / f"{name}.npy").is_file()}
+    arrays = {name: mapped_array(folder / f"{name}.npy") for name in CORRUPTIONS if (folder / f"{name}.npy").is_file()}
     if not arrays:
         raise DataError(f"{folder}: no CORRUPTION.npy; they are called {', '.join(CORRUPTIONS[:4])}, ...")
     for name, array in arrays.items():
         if array.ndim != 4 or array.shape[0] != len(labels) or array.shape[-1] != 3 or array.dtype != np.uint8:
             raise DataError(f"{folder / name}.npy: must be ({len(labels)}, h, w, 3) uint8, got {array.shape} {array.dtype}")
+        if not 1 <= min(array.shape[1:3]) <= max(array.shape[1:3]) <= LARGEST_SIDE:
+            raise DataError(f"{folder / name}.npy: images of {array.shape[2]}x{array.shape[1]} pixels, more than {LARGEST_SIDE}")
     places = _places(folder, data, count)
     _same_labels(folder, data, np.asarray(labels), places, count)
     origin, mark = _verified(folder, tuple(arrays))
