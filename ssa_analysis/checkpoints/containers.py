@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -57,11 +58,26 @@ def read_torch(path: Path) -> Any:
     Raises:
         Refused, TooMuch, Damaged, and whatever damaged bytes raise in Python's unpickler.
     """
-    size = path.stat().st_size
-    if size > LARGEST:
-        raise TooMuch
-    content = bytearray(path.read_bytes())
+    content = content_of(path)
     return _read(content, _Limits(len(content)), 0)
+
+
+def content_of(path: Path) -> bytearray:
+    """The bytes of a file, once; TooMuch for one of more than ``LARGEST`` bytes, or than this machine has memory."""
+    size = path.stat().st_size
+    if size > min(LARGEST, _memory()):
+        raise TooMuch
+    content = bytearray(size)
+    with open(path, "rb") as stream:
+        read = stream.readinto(content)
+    return content if read == size else content[:read]
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not a system that says
+        return LARGEST
 
 
 class _Limits:

@@ -7,10 +7,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ssa_analysis.checkpoints.containers import read_torch
 from ssa_analysis.checkpoints.pickles import Refused, TooMuch
+from ssa_analysis.checkpoints.safe_tensors import read_safetensors
 from ssa_analysis.errors import CheckpointError
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".th", ".tar", ".bin", ".pkl", ".t7")
@@ -51,17 +50,16 @@ def read_file(path: Path) -> Any:
         raise CheckpointError(f"{path}: {'a folder; name a file in it' if stat.S_ISDIR(kind.st_mode) else 'no ordinary file'}")
     if kind.st_size == 0:
         raise CheckpointError(f"{path}: the file is empty")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+    tensors_only = path.suffix == ".safetensors"
     try:
-        return read_torch(path)
+        return read_safetensors(path) if tensors_only else read_torch(path)
     except Refused as error:
         what = f"the file asks to load {str(error)!r:.120}, which is not a tensor; nothing was executed"
         raise CheckpointError(f"{path}: refused: {what}") from error
     except TooMuch as error:
         raise CheckpointError(f"{path}: refused: it describes far more than it holds, or more than can be read") from error
     except Exception as error:  # damaged bytes raise anything: struct.error, KeyError, RuntimeError, UnicodeDecodeError ...
-        raise CheckpointError(f"{path}: truncated or not a torch checkpoint ({first_line(error)})") from error
+        raise CheckpointError(f"{path}: truncated or not a {'safetensors file' if tensors_only else 'torch checkpoint'} ({first_line(error)})") from error
 
 
 def first_line(error: BaseException) -> str:
@@ -71,11 +69,3 @@ def first_line(error: BaseException) -> str:
         return f"{type(error).__name__} {lines[0] if lines else ''}".strip()
     return lines[0][:160]
 
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(str(path)))
-    except Exception as error:  # SafetensorError, OSError, and what a shape that cannot be makes torch raise
-        raise CheckpointError(f"{path}: truncated or not a safetensors file ({first_line(error)})") from error
