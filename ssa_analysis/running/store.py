@@ -17,9 +17,11 @@ import pandas as pd
 
 from ssa_analysis.errors import StoreError
 from ssa_analysis.measures import MEASURES
+from ssa_analysis.paths import expanded, ordinary, resolved
 from ssa_analysis.running.environment import environment, environment_id
 from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.scores import Score
+from ssa_analysis.texts import parsed_json, whole
 
 SCHEMA_VERSION = 1
 BUSY = 30.0  # seconds that another process may hold the file before it is said
@@ -45,6 +47,17 @@ SCORE_COLUMNS = (
     "checkpoint", "path", "sha256", "method", "data", "measure", "name", "value", "stderr", "low", "high", "unit",
     "converged", "seed", "seconds", "code_version", "settings", "arrays", "environment", "epoch", "run", "training",
 )  # fmt: skip
+
+
+_COLUMNS = {
+    "checkpoints": {"sha256", "path", "layout", "arch", "method", "report"},
+    "environments": {"id", "content"},
+    "cells": {
+        "id", "key", "sha256", "measure", "settings", "seed", "data", "data_fingerprint", "code_version", "status", "error",
+        "seconds", "finished", "environment",
+    },
+    "scores": {"cell", "name", "value", "unit", "stderr", "low", "high", "converged", "settings", "arrays"},
+}  # fmt: skip
 
 
 def short_names(paths: Mapping[str, str]) -> dict[str, str]:
@@ -87,19 +100,19 @@ class Store:
     """
 
     def __init__(self, path: str | Path, *, must_exist: bool = False, tell: Callable[[str], None] = lambda text: None) -> None:
-        self.path, self._tell = Path(path).expanduser(), tell
-        if must_exist and not self.path.is_file():
+        self.path, self._tell = expanded(path), tell
+        if must_exist and not ordinary(self.path):
             raise StoreError(f"{self.path}: no such store; ssa-analyze score writes one")
-        if not must_exist and not self.path.parent.is_dir():
+        if not must_exist and not resolved(self.path.parent).is_dir():
             raise StoreError(f"{self.path}: the folder {self.path.parent} does not exist")
         self.read_only = must_exist and not os.access(self.path, os.W_OK)
         mode = "ro" if self.read_only else "rwc"
         with self._explained():
-            self._db = sqlite3.connect(
-                f"{self.path.resolve().as_uri()}?mode={mode}", uri=True, timeout=BUSY, isolation_level=None
-            )
+            address = f"{resolved(self.path).as_uri()}?mode={mode}"
+            self._db = sqlite3.connect(address, uri=True, timeout=BUSY, isolation_level=None)
         try:
             with self._explained():
+                self._db.execute("PRAGMA trusted_schema = OFF")
                 self._db.execute("PRAGMA foreign_keys = ON")
                 if must_exist:
                     self._check(empty_is_fine=False)
@@ -115,12 +128,24 @@ class Store:
         if version > SCHEMA_VERSION:
             raise StoreError(f"{self.path}: written by a newer ssa-analyze (store version {version})")
         if version:
+            self._check_tables()
             return False
         if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise StoreError(f"{self.path}: a database of another program")
         if not empty_is_fine:
             raise StoreError(f"{self.path}: an empty database, not a store; ssa-analyze score writes one")
         return True
+
+    def _check_tables(self) -> None:
+        """StoreError unless the tables are plain ones with our columns: views and triggers of somebody else would run as we read
+        or write."""
+        for kind, name, sql in self._db.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
+            if not (kind == "table" or (kind == "index" and sql is None)) or (sql or "").lstrip().upper().startswith("CREATE VIRTUAL"):
+                raise StoreError(f"{self.path}: holds a {kind} {name!r:.60}, which no store has")
+        for table, columns in _COLUMNS.items():
+            found = {row[1]: row[6] for row in self._db.execute(f"PRAGMA table_xinfo({table})").fetchall()}
+            if set(found) != columns or any(found.values()):  # a hidden one is computed by an expression
+                raise StoreError(f"{self.path}: its table {table} has not the columns of a store's")
 
     def _prepare_to_write(self) -> None:
         """Create the tables in a new file; fail now, and not after hours of computing, where nothing can be written."""
@@ -148,6 +173,16 @@ class Store:
             }
             text = next((hint for word, hint in hints.items() if word in str(error)), str(error))
             raise StoreError(f"{self.path}: {text}") from error
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """What is read may have been written by anybody: StoreError where it is not what a store holds."""
+        try:
+            with self._explained():
+                yield
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            raise StoreError(f"{self.path}: holds what no ssa-analyze has written ({what})") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -183,7 +218,7 @@ class Store:
                     "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET "
                     "path = excluded.path, layout = coalesce(excluded.layout, layout), arch = coalesce(excluded.arch, arch), "
                     "method = coalesce(excluded.method, method), report = coalesce(excluded.report, report)",
-                    (cell.sha256, cell.path, *described),
+                    (cell.sha256, whole(cell.path), *described),
                 )
                 identity = environment_id(content)
                 self._db.execute(
@@ -194,7 +229,7 @@ class Store:
                     "INSERT INTO cells (key, sha256, measure, settings, seed, data, data_fingerprint, code_version, status, "
                     "error, seconds, finished, environment) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (cell.key, cell.sha256, cell.measure, json.dumps(dict(cell.settings), sort_keys=True), cell.seed,
-                     cell.data_name, cell.data_fingerprint, cell.code_version, status, result.error, result.seconds,
+                     whole(cell.data_name), cell.data_fingerprint, cell.code_version, status, None if result.error is None else whole(result.error), result.seconds,
                      now, identity),
                 )  # fmt: skip
                 self._db.executemany(
@@ -224,17 +259,17 @@ class Store:
 
     def scores_of(self, cell: Cell) -> list[Score]:
         """The stored scores of a cell; empty if it is not there."""
-        with self._explained():
+        with self._understood():
             rows = self._db.execute(
                 "SELECT name, value, unit, stderr, low, high, converged, s.settings, c.seconds, arrays FROM scores s "
                 "JOIN cells c ON c.id = s.cell WHERE c.key = ? ORDER BY s.rowid",
                 (cell.key,),
             ).fetchall()
-        return [
-            Score(cell.measure, name, float("nan") if value is None else value, unit, stderr, low, high, bool(converged),
-                  json.loads(settings), seconds, cell.path, json.loads(arrays))
-            for name, value, unit, stderr, low, high, converged, settings, seconds, arrays in rows
-        ]  # fmt: skip
+            return [
+                Score(cell.measure, _text(name), float("nan") if value is None else _number(value), _text(unit), _number(stderr),
+                      _number(low), _number(high), bool(converged), _table(settings), _number(seconds), cell.path, _table(arrays))
+                for name, value, unit, stderr, low, high, converged, settings, seconds, arrays in rows
+            ]  # fmt: skip
 
     def frame(self, data: str | None = None) -> pd.DataFrame:
         """All scores, one a row (columns ``SCORE_COLUMNS``).
@@ -248,7 +283,7 @@ class Store:
         Raises:
             StoreError: no scores on ``data``.
         """
-        with self._explained():
+        with self._understood():
             rows = self._db.execute(
                 "SELECT k.path, k.sha256, k.method, c.data, c.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, "
                 "s.converged, c.seed, c.seconds, c.code_version, s.settings, s.arrays, c.environment, "
@@ -257,77 +292,143 @@ class Store:
                 "WHERE c.id IN (SELECT value FROM json_each(?)) ORDER BY k.path, c.id, s.rowid",
                 (json.dumps(list(self._newest("ok").values())),),
             ).fetchall()
-        names = self._names()
-        frame = pd.DataFrame([(names[row[1]], *row) for row in rows], columns=list(SCORE_COLUMNS))
+            names = self._names()
+            frame = pd.DataFrame([(names[row[1]], *row) for row in rows], columns=list(SCORE_COLUMNS))
+            for column in ("path", "sha256", "data", "measure", "name", "unit", "code_version", "environment"):
+                frame[column] = [_text(value) for value in frame[column]]
+            frame["method"] = [None if value is None else _text(value) for value in frame["method"]]
+            for column in ("settings", "arrays"):
+                frame[column] = [_table(text) for text in frame[column]]
+            frame["converged"] = frame["converged"].astype(bool)
+            reports = {text: _table(text) if text else {} for text in frame["run"].unique()}
+            runs = {text: _run_of(report) for text, report in reports.items()}
+            frame["epoch"] = [runs[text][0] for text in frame["epoch"]]
+            frame["run"] = [runs[text][1] for text in frame["run"]]
+            trainings = {text: _training(report) for text, report in reports.items()}
+            frame["training"] = pd.Series([trainings[text] for text in frame["training"]], index=frame.index, dtype=object)
+            for column in ("value", "stderr", "low", "high"):
+                frame[column] = pd.Series([_number(value) for value in frame[column]], index=frame.index).astype(float)
+            frame["seconds"] = pd.Series([_number(value) for value in frame["seconds"]], index=frame.index).astype(float)
+            frame["seed"] = [_whole(value) for value in frame["seed"]]
         known = sorted(frame["data"].unique())
         if data is not None and data not in known:
             raise StoreError(f"{self.path}: no scores on {data!r}; there are: {', '.join(known) or 'none'}")
-        for column in ("settings", "arrays"):
-            frame[column] = [json.loads(text) for text in frame[column]]
-        frame["converged"] = frame["converged"].astype(bool)
-        runs = {text: _run_of(text) for text in frame["run"].unique()}
-        frame["epoch"] = [runs[text][0] for text in frame["epoch"]]
-        frame["run"] = [runs[text][1] for text in frame["run"]]
-        trainings = {text: (json.loads(text).get("training") or {}) if text else {} for text in frame["training"].unique()}
-        frame["training"] = pd.Series([trainings[text] for text in frame["training"]], index=frame.index, dtype=object)
-        for column in ("value", "stderr", "low", "high"):
-            frame[column] = frame[column].astype(float)
         return frame[frame["data"] == data] if data is not None else frame
 
     def _newest(self, status: str) -> dict[tuple[str, str, str, str], int]:
         """(checkpoint hash, measure, data, variant) -> id of the newest cell: ids grow, whatever the clock does."""
-        with self._explained():
+        with self._understood():
             cells = self._db.execute(
                 "SELECT sha256, measure, data, settings, id FROM cells WHERE status = ? ORDER BY id", (status,)
             ).fetchall()
-        return {
-            (sha256, measure, data, _variant(measure, settings)): identity for sha256, measure, data, settings, identity in cells
-        }
+            return {
+                (sha256, _text(measure), data, _variant(measure, settings)): identity
+                for sha256, measure, data, settings, identity in cells
+            }
 
     def failures(self) -> pd.DataFrame:
         """Cells that failed and have no good twin: columns checkpoint path, data, measure, error."""
         good = self._newest("ok")
-        with self._explained():
+        with self._understood():
             found = self._db.execute(
                 "SELECT k.path, c.data, c.measure, c.error, c.sha256, c.settings FROM cells c "
                 "JOIN checkpoints k ON k.sha256 = c.sha256 WHERE c.status = 'failed' ORDER BY k.path, c.measure"
             ).fetchall()
-        rows = [row[:4] for row in found if (row[4], row[2], row[1], _variant(row[2], row[5])) not in good]
+            rows = [
+                (_text(row[0]), _text(row[1]), _text(row[2]), _text(row[3] or ""))
+                for row in found
+                if (row[4], row[2], row[1], _variant(row[2], row[5])) not in good
+            ]
         return pd.DataFrame(rows, columns=["checkpoint", "data", "measure", "error"])
 
     def checkpoints(self) -> pd.DataFrame:
         """One row a checkpoint: name, path, sha256, layout, arch, method, report (dict)."""
-        with self._explained():
+        with self._understood():
             rows = self._db.execute("SELECT path, sha256, layout, arch, method, report FROM checkpoints ORDER BY path").fetchall()
-        names = self._names()
-        columns = ["checkpoint", "path", "sha256", "layout", "arch", "method", "report"]
-        return pd.DataFrame([(names[r[1]], *r[:5], json.loads(r[5]) if r[5] else {}) for r in rows], columns=columns)
+            names = self._names()
+            columns = ["checkpoint", "path", "sha256", "layout", "arch", "method", "report"]
+            content = [
+                (names[r[1]], _text(r[0]), _text(r[1]), *(None if part is None else _text(part) for part in r[2:5]), _report(r[5]))
+                for r in rows
+            ]
+        return pd.DataFrame(content, columns=columns)
 
     def _names(self) -> dict[str, str]:
         """Hash -> readable name, over all checkpoints of the store, so that every table calls them the same."""
-        with self._explained():
-            return short_names(dict(self._db.execute("SELECT sha256, path FROM checkpoints ORDER BY path").fetchall()))
+        with self._understood():
+            rows = self._db.execute("SELECT sha256, path FROM checkpoints ORDER BY path").fetchall()
+            return short_names({_text(sha256): _text(path) for sha256, path in rows})
 
     def data_names(self) -> list[str]:
         """Names of the data sets with finished scores."""
-        with self._explained():
-            return [name for (name,) in self._db.execute("SELECT DISTINCT data FROM cells WHERE status = 'ok' ORDER BY data")]
+        with self._understood():
+            found = self._db.execute("SELECT DISTINCT data FROM cells WHERE status = 'ok' ORDER BY data").fetchall()
+            return [_text(name) for (name,) in found]
 
     def environments(self) -> dict[str, dict[str, Any]]:
         """Environment id -> content."""
-        with self._explained():
+        with self._understood():
             rows = self._db.execute("SELECT id, content FROM environments").fetchall()
-        return {identity: json.loads(content) for identity, content in rows}
+            return {_text(identity): _environment(content) for identity, content in rows}
+
+
+def _text(value: Any) -> str:
+    """A text of a store, which holds what somebody put there; TypeError for another value."""
+    if not isinstance(value, str):
+        raise TypeError(f"a text is wanted, not a {type(value).__name__}")
+    return value
+
+
+def _number(value: Any) -> Any:
+    """A number or None."""
+    if not isinstance(value, int | float | None):
+        raise TypeError(f"a number is wanted, not a {type(value).__name__}")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"a whole number is wanted, not a {type(value).__name__}")
+    return value
+
+
+def _table(text: Any) -> dict[str, Any]:
+    """A JSON object."""
+    found = parsed_json(_text(text))
+    if not isinstance(found, dict):
+        raise TypeError(f"a table is wanted, not a {type(found).__name__}")
+    return found
+
+
+def _environment(text: Any) -> dict[str, Any]:
+    found = _table(text)
+    if not isinstance(found.get("packages", {}), dict):
+        raise TypeError("the packages of an environment are no table")
+    return found
 
 
 def _variant(measure: str, settings: str) -> str:
     """Values of the settings that tell cells of a measure apart, as text; the same for all of an unknown measure."""
-    return json.dumps(MEASURES.get(measure).variant(json.loads(settings))) if measure in MEASURES else ""
+    return json.dumps(MEASURES.get(measure).variant(_table(settings))) if measure in MEASURES else ""
 
 
-def _run_of(report: str | None) -> tuple[float, str]:
+def _report(text: str | None) -> dict[str, Any]:
+    """A checkpoint's report, whose training record is a table where there is one."""
+    report = _table(text) if text else {}
+    _training(report)
+    return report
+
+
+def _training(report: Mapping[str, Any]) -> dict[str, Any]:
+    training = report.get("training") or {}
+    if not isinstance(training, dict) or not all(isinstance(training.get(part) or {}, dict) for part in ("settings", "data")):
+        raise TypeError("a training record is no table")
+    return training
+
+
+def _run_of(report: Mapping[str, Any]) -> tuple[float, str]:
     """Epoch and run of a checkpoint's report: NaN and empty where it says nothing of a training run."""
-    training = json.loads(report).get("training") if report else None
+    training = _training(report)
     if not training:
         return math.nan, ""
     run = json.dumps([training.get("settings"), training.get("data")], sort_keys=True)
