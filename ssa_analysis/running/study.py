@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from ssa_analysis.linking.hypotheses import HypothesisSettings
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.registry import check_fields, unknown_name
 from ssa_analysis.running.plan import DataSpec, default_measures
+from ssa_analysis.texts import one_line
 from ssa_analysis.toml_files import read_toml
 from ssa_analysis.training.settings import (
     FOURIER_KEYS,
@@ -23,6 +25,8 @@ from ssa_analysis.training.settings import (
     settings_from_flat,
 )
 
+MOST_RUNS = 100_000
+LONGEST_NAME = 200  # bytes; file systems allow 255
 TABLES = ("name", "seeds", "data", "transfer", "train", "grid", "score", "link")
 
 
@@ -94,7 +98,7 @@ def study_from_dict(content: Mapping[str, Any], name: str = "study") -> Study:
     _only("score", score, ("measures", "seed", "set"))
     train = dict(_table(content, "train"))
     record, record_every = _strings("train.record", train.pop("record", [])), train.pop("record_every", 0)
-    if not isinstance(record_every, int) or record_every < 0:
+    if not isinstance(record_every, int) or isinstance(record_every, bool) or record_every < 0:
         raise SettingsError(f"train.record_every must be a whole number, got {record_every!r}")
     if record and not record_every:
         raise SettingsError("train.record needs train.record_every, the number of epochs between two records")
@@ -108,6 +112,11 @@ def study_from_dict(content: Mapping[str, Any], name: str = "study") -> Study:
         MEASURES.get(measure).make_settings(settings)
     link = _table(content, "link")
     check_fields("setting of [link]", link, HypothesisSettings)
+    for key, value in link.items():
+        if key in ("draws", "permutations", "seed"):
+            _whole(f"link.{key}", value)
+        elif key in ("sharpness", "shift"):
+            _strings(f"link.{key}", value)
     try:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in link.items()}
         hypotheses = HypothesisSettings(**values)
@@ -117,7 +126,7 @@ def study_from_dict(content: Mapping[str, Any], name: str = "study") -> Study:
     if not isinstance(grid, list) or not grid or not all(isinstance(block, dict) for block in grid):
         raise SettingsError("grid must be tables [[grid]], one for each block of runs")
     return Study(
-        str(content.get("name", name)),
+        _folder_name("name", content.get("name", name)),
         data,
         expand_grid(train, grid, _seeds(content.get("seeds", [0]))),
         tuple(_data_spec("transfer", item) for item in transfer),
@@ -146,13 +155,15 @@ def expand_grid(train: Mapping[str, Any], grid: Sequence[Mapping[str, Any]], see
         for key, values in axes.items():
             if not values:
                 raise SettingsError(f"grid: {key} has no values")
+        if math.prod(map(len, axes.values())) * len(seeds) > MOST_RUNS:
+            raise SettingsError(f"grid: more than {MOST_RUNS:,} runs")
         for point in itertools.product(*axes.values()):
             chosen = dict(zip(axes, point, strict=True))
             if "seed" in chosen:
                 raise SettingsError("grid: seeds are named once, for all runs: seeds = [0, 1, 2]")
             for seed in seeds:
                 settings = _canonical(settings_from_flat({**train, **chosen, "seed": seed}))
-                name = _run_name(settings, chosen)
+                name = _folder_name("a run's name", _run_name(settings, chosen))
                 run = Run(name, settings)
                 identity = (run.configuration, seed)
                 if identity in seen:
@@ -207,16 +218,27 @@ def _strings(where: str, value: Any) -> tuple[str, ...]:
 
 
 def _whole(where: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise SettingsError(f"{where} must be a whole number, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 63:
+        raise SettingsError(f"{where} must be a whole number, got {value!r:.80}")
+    return value
+
+
+def _folder_name(where: str, value: Any) -> str:
+    """A name that is to be a folder's: it leads nowhere else, and shows as it is."""
+    if not isinstance(value, str) or not value.strip() or set(value) & set("/\\") or value in (".", ".."):
+        raise SettingsError(f"{where} is to be a folder's name, without slashes, got {value!r:.80}")
+    if len(value.encode(errors="replace")) > LONGEST_NAME or one_line(value) != value:
+        raise SettingsError(f"{where} has more than {LONGEST_NAME} bytes or signs that do not show: {value!r:.80}")
     return value
 
 
 def _seeds(value: Any) -> list[int]:
+    if isinstance(value, int) and value > MOST_RUNS:
+        raise SettingsError(f"seeds: more than {MOST_RUNS:,}")
     seeds = value if isinstance(value, list) else list(range(_whole("seeds", value)))
     if not seeds:
         raise SettingsError("seeds: name at least one")
-    return [_whole("seeds", seed) for seed in dict.fromkeys(seeds)]
+    return list(dict.fromkeys(_whole("seeds", seed) for seed in seeds))
 
 
 def _data_spec(where: str, table: Mapping[str, Any]) -> DataSpec:
@@ -225,6 +247,6 @@ def _data_spec(where: str, table: Mapping[str, Any]) -> DataSpec:
         raise SettingsError(f'[{where}] needs the name of a data set: name = "digits"')
     for key, value in table.items():
         kind: type = {"name": str, "root": str, "download": bool}.get(key, int)
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
             raise SettingsError(f"{where}.{key} must be of type {kind.__name__}, got {value!r}")
     return DataSpec(**table)
