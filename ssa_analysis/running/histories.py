@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 COLUMNS = ("checkpoint", "method", "epoch", "score", "value", "low", "high")
+LONGEST = 10_000  # bytes of the row of its columns
 LARGEST = 50 * 2**20  # bytes of a file that is read
 
 
@@ -53,8 +55,13 @@ def _table(path: Path, needed: Iterable[str]) -> pd.DataFrame | None:
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
             return None
-        table: pd.DataFrame = pd.read_csv(path)
-    except (OSError, ValueError):  # pandas' own errors on malformed files are ValueErrors
+        with open(path, "rb") as stream:
+            if len(stream.readline(LONGEST + 1)) > LONGEST:  # a file of nothing but columns takes hours
+                return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            table: pd.DataFrame = pd.read_csv(path, low_memory=False)
+    except (OSError, ValueError, OverflowError, RecursionError):  # pandas' own errors on malformed files are ValueErrors
         return None
     return table if set(needed) <= set(table.columns) else None
 
