@@ -19,6 +19,7 @@ from ssa_analysis.checkpoints.finding import find_checkpoints
 from ssa_analysis.checkpoints.options import load_options
 from ssa_analysis.checkpoints.own_model import parse_model
 from ssa_analysis.errors import CheckpointError, SettingsError
+from ssa_analysis.paths import expanded
 from ssa_analysis.progress import duration, parse_duration
 from ssa_analysis.scores import plain_json
 from ssa_analysis.stopping import gentle_interrupts
@@ -132,7 +133,7 @@ def corruption_options(function: F) -> F:
 
 def whole_path(path: str | None) -> str:
     """An absolute path, so that a store knows the setting from anywhere; empty for None."""
-    return "" if path is None else str(Path(path).expanduser().absolute())
+    return "" if path is None else str(expanded(path).absolute())
 
 
 def device_option(function: F) -> F:

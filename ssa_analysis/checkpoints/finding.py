@@ -7,6 +7,7 @@ from pathlib import Path
 from ssa_analysis.checkpoints.folders import content_hash, weights_in
 from ssa_analysis.checkpoints.reading import SUFFIXES
 from ssa_analysis.errors import CheckpointError, SettingsError
+from ssa_analysis.paths import expanded, resolved
 
 
 def find_checkpoints(patterns: list[str]) -> list[Path]:
@@ -20,11 +21,11 @@ def find_checkpoints(patterns: list[str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}  # by resolved path: one file named in two ways is one checkpoint
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = expanded(pattern)
         try:
             there = path.exists()
-        except OSError as error:  # a name too long, a folder above that may not be entered
-            raise CheckpointError(f"{pattern}: cannot be read ({error.strerror or error})") from error
+        except (OSError, ValueError) as error:  # a name too long, a folder above that may not be entered
+            raise CheckpointError(f"{pattern}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
         if there:
             files = _checkpoints_at(path)
             if not files:
@@ -34,7 +35,7 @@ def find_checkpoints(patterns: list[str]) -> list[Path]:
             if not files:
                 raise CheckpointError(f"{pattern}: no such file, folder or match")
         for file in files:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(resolved(file), file)
     return list(found.values())
 
 
@@ -71,5 +72,5 @@ def _matches(path: Path) -> list[Path]:
         return []
     try:
         return sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
-    except ValueError as error:  # Python below 3.13 refuses "**x"
+    except (ValueError, NotImplementedError, RecursionError) as error:  # Python below 3.13 refuses "**x"
         raise CheckpointError(f"{path}: not a pattern ({error})") from error

@@ -11,6 +11,7 @@ from typing import Any
 from ssa_analysis.checkpoints.layouts.row import Beside
 from ssa_analysis.checkpoints.reading import file_hash, read_file
 from ssa_analysis.errors import CheckpointError
+from ssa_analysis.texts import parsed_json
 
 CONFIG, IMAGES = "config.json", "preprocessor_config.json"
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -48,8 +49,8 @@ def shards(index: Path) -> list[Path]:
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{index}: no index of shards (weight_map is missing)")
     for name in names.values():
-        if Path(name).name != name or name in INDEXES:
-            raise CheckpointError(f"{index}: names {name!r}, which is no file beside it")
+        if Path(name).name != name or name in ("", ".", "..", *INDEXES) or "\0" in name:
+            raise CheckpointError(f"{index}: names {name!r:.120}, which is no file beside it")
     return [index.with_name(name) for name in sorted(set(names.values()))]
 
 
@@ -78,7 +79,7 @@ def said_beside(path: Path) -> dict[str, Beside]:
             content = _read_json(file)
             try:
                 values = _network(content) if file.name == CONFIG else _images(content)
-            except (TypeError, ValueError, KeyError, AttributeError) as error:
+            except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
                 raise CheckpointError(f"{file}: a value of the wrong kind ({type(error).__name__}: {error})") from error
             except CheckpointError as error:
                 raise CheckpointError(f"{file}: {error}") from error
@@ -90,8 +91,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes are too many for a configuration")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parsed_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({type(error).__name__})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: no JSON object")

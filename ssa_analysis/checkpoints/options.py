@@ -15,6 +15,7 @@ from ssa_analysis.checkpoints.normalisation import parse_normalisation
 from ssa_analysis.checkpoints.own_model import OwnModel
 from ssa_analysis.checkpoints.reading import file_hash
 from ssa_analysis.errors import CheckpointError, SettingsError
+from ssa_analysis.paths import expanded
 from ssa_analysis.registry import check_fields, unknown_name
 from ssa_analysis.toml_files import read_toml
 
@@ -104,7 +105,7 @@ def load_options(
     parse_normalisation(changed.normalisation)
     sha256 = ""
     if layout and layout.endswith(".toml"):
-        layout = str(Path(layout).expanduser().absolute())
+        layout = str(expanded(layout).absolute())
         try:
             sha256 = file_hash(Path(layout))
         except CheckpointError as error:

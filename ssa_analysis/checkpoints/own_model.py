@@ -37,6 +37,7 @@ from ssa_analysis.checkpoints.normalisation import NORMALISATIONS, parse_normali
 from ssa_analysis.checkpoints.reading import file_hash, first_line
 from ssa_analysis.errors import CheckpointError, MeasureError, SettingsError
 from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.paths import expanded, ordinary, resolved
 from ssa_analysis.registry import unknown_name
 
 _CLASSIFIERS = ("fc", "linear", "classifier", "head", "heads")
@@ -73,10 +74,10 @@ def parse_model(text: str, normalise: str | None = None) -> OwnModel:
     ssa_analysis.errors.SettingsError: --model net.py: write it as path/to/file.py:function
     """
     path, colon, function = text.rpartition(":")
-    path = str(Path(path).expanduser())
+    path = str(expanded(path))
     if not colon or not path.endswith(".py") or not function.isidentifier():
         raise SettingsError(f"--model {text}: write it as path/to/file.py:function")
-    if not Path(path).is_file():
+    if not ordinary(Path(path)):
         raise SettingsError(f"--model {text}: there is no file {path}")
     if normalise is not None:
         parse_normalisation(normalise)
@@ -229,7 +230,7 @@ def _explained(error: BaseException, model: OwnModel) -> str:
 @contextmanager
 def _neighbours(model: OwnModel) -> Iterator[None]:
     """Inside the block, files beside the user's can be imported."""
-    folder = str(Path(model.path).resolve().parent)
+    folder = str(resolved(Path(model.path)).parent)
     sys.path.insert(0, folder)
     try:
         yield
@@ -240,7 +241,7 @@ def _neighbours(model: OwnModel) -> Iterator[None]:
 
 def _function(model: OwnModel) -> Any:
     """The user's function, from his file executed as a module; files beside it can be imported by it."""
-    place = hashlib.sha256(f"{Path(model.path).resolve()} {model.sha256}".encode()).hexdigest()
+    place = hashlib.sha256(f"{resolved(Path(model.path))} {model.sha256}".encode()).hexdigest()
     name = f"_ssa_analysis_own_{place[:16]}"
     module: ModuleType | None = sys.modules.get(name)
     if module is None:

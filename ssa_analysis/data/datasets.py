@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ssa_analysis.data.files import RawImages, in_memory, load_files
 from ssa_analysis.errors import DataError, SettingsError, UnknownDataError
+from ssa_analysis.paths import expanded, resolved
 from ssa_analysis.registry import Registry, unknown_name
 
 SPLITS = ("train", "probe", "held-out")
@@ -268,15 +269,18 @@ def load_data(
     Raises:
         DataError: unknown name, missing or malformed files, too few images.
     """
-    path = Path(name).expanduser()
-    looks_like_path = path.suffix == ".npz" or path.is_dir() or "/" in name
+    path = expanded(name)
+    try:
+        looks_like_path = path.suffix == ".npz" or path.is_dir() or "/" in name
+    except OSError as error:  # a name too long, a folder above that may not be entered
+        raise UnknownDataError(f"{name:.80}: no data set and no path ({error.strerror})") from error
     if name in DATASETS:
         source = DATASETS.get(name)
-        raw = source.load(Path(root).expanduser() if root is not None else None, download)
+        raw = source.load(expanded(root) if root is not None else None, download)
     elif looks_like_path:
         source = DataSource("files of the user", load=lambda _root, _download: load_files(path, image_size))
         raw = source.load(None, False)
-        name = path.stem if path.suffix == ".npz" else path.resolve().name
+        name = path.stem if path.suffix == ".npz" else resolved(path).name
     else:
         error = unknown_name("dataset", name, DATASETS.names())
         raise UnknownDataError(f"{error}; a folder of class folders or a .npz file works too")
@@ -352,7 +356,7 @@ def _load_torchvision(name: str, root: Path | None, download: bool) -> RawImages
                     raise
                 folder.mkdir(parents=True, exist_ok=True)
                 parts.append(make(root=str(folder), download=True, **arguments))
-        except (RuntimeError, OSError, EOFError, ValueError, AssertionError) as error:  # FashionMNIST asserts on damage
+        except Exception as error:  # damaged files raise anything: FashionMNIST asserts, KeyError of a magic number
             what = f"{folder / row.expects}" if " and " not in row.expects else f"{row.expects} in {folder}"
             why = "is missing or damaged" if root is not None or not download else f"could not be downloaded ({error})"
             raise DataError(

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ssa_analysis.data.corruptions import COMMON, CORRUPTIONS, STAND_INS
 from ssa_analysis.errors import SettingsError
+from ssa_analysis.paths import expanded
 from ssa_analysis.registry import unknown_name
 
 ALEXNET = "alexnet"
@@ -69,7 +70,7 @@ def load_baseline(source: str, classes: int) -> Baseline:
                 "name a file with the errors of a baseline of its own"
             )
         return Baseline(ALEXNET, dict(zip(COMMON, _ALEXNET_ERRORS, strict=True)), _ALEXNET_CLEAN)
-    path = Path(source).expanduser()
+    path = expanded(source)
     errors = _from_rows(path, _rows(path))
     clean = errors.pop("clean", None)
     for name, value in {**errors, **({} if clean is None else {"clean": clean})}.items():

@@ -31,6 +31,7 @@ from ssa_analysis.measures.probing import NEIGHBOURS, TEMPERATURE
 from ssa_analysis.models.encoder import Encoder, in_batches
 from ssa_analysis.numerics.resampling import mean_interval
 from ssa_analysis.numerics.seeding import derive_seed
+from ssa_analysis.paths import expanded
 from ssa_analysis.registry import unknown_name
 from ssa_analysis.scores import Score
 
@@ -87,9 +88,9 @@ def corrupted_twins(data: Data, settings: RobustnessSettings) -> tuple[Corrupted
 
 def _open(data: Data, settings: RobustnessSettings) -> CorruptedTwins:
     if settings.corruptions:
-        return open_corruptions(Path(settings.corruptions).expanduser(), data)
+        return open_corruptions(expanded(settings.corruptions), data)
     folder = settings.frost_textures
-    return Regenerated(data, settings.seed, load_frost_textures(Path(folder).expanduser()) if folder else None)
+    return Regenerated(data, settings.seed, load_frost_textures(expanded(folder)) if folder else None)
 
 
 def _names(twins: CorruptedTwins, settings: RobustnessSettings) -> tuple[str, ...]:
@@ -249,7 +250,7 @@ def _angles(result: CorruptedPass, averaged: tuple[str, ...], about: Mapping[str
 def _further(encoder: Encoder, data: Data, settings: RobustnessSettings, predictors: Mapping[str, Predictor]) -> Iterator[Score]:
     """Errors on further test sets of the same classes."""
     for text in filter(None, settings.test_sets.split(os.pathsep)):
-        path = Path(text).expanduser()
+        path = expanded(text)
         test_set = load_further_set(path, data)
         h = in_batches(encoder.features, test_set.images, encoder.device)
         name = re.sub(r"\W", "_", test_set.name)

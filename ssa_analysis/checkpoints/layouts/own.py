@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ssa_analysis.checkpoints.layouts.row import LAYOUTS, Layout, Recognised
 from ssa_analysis.checkpoints.writing import FORMAT
@@ -27,7 +28,18 @@ def _check_training(training: Any) -> dict[str, Any]:
         for key, kind in fields.items():
             if not isinstance(table, dict) or not isinstance(table.get(key), kind):
                 raise CheckpointError(f"its training record lacks a proper {part + '.' if part else ''}{key}")
+    if not _is_plain(training):
+        raise CheckpointError("its training record holds more than names, numbers and texts")
     return dict(training)
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether JSON can say it, so that a store can keep it."""
+    if isinstance(value, dict):
+        return depth < 10 and all(type(key) is str and _is_plain(item, depth + 1) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return depth < 10 and all(_is_plain(item, depth + 1) for item in value)
+    return value is None or type(value) in (str, bool, float) or (type(value) is int and abs(value) < 1 << 63)
 
 
 def _initial_weights(initial: Any) -> Mapping[str, Tensor] | None:
@@ -39,10 +51,28 @@ def _initial_weights(initial: Any) -> Mapping[str, Tensor] | None:
     return initial
 
 
+def _parts(spec: Mapping[str, Any]) -> tuple[nn.Module, Projector]:
+    backbone = build_backbone(spec["arch"], spec["width"], spec["stem"])
+    return backbone, Projector((int(backbone.feature_dim), *spec["projector"]))  # type: ignore[arg-type]
+
+
+LARGER = 10  # times as many numbers as the file holds, beyond which nothing is built to say what does not fit
+
+
+def _fits_the_file(parts: Iterable[nn.Module], model: Mapping[str, Any]) -> None:
+    wanted = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    there = sum(tensor.numel() for tensor in model.values() if isinstance(tensor, Tensor))
+    if wanted > LARGER * there + 10_000_000:
+        raise CheckpointError(f"the architecture that it names has {wanted:,} weights, and the file {there:,}")
+
+
 def _own_recognise(payload: Mapping[str, Any]) -> Recognised:
     spec = payload["encoder"]
-    backbone = build_backbone(spec["arch"], spec["width"], spec["stem"])
-    projector = Projector((int(backbone.feature_dim), *spec["projector"]))  # type: ignore[arg-type]
+    if not all(type(size) is int and size > 0 for size in (spec["width"], *spec["projector"])):
+        raise CheckpointError("its width and the sizes of its projector must be whole numbers")
+    with torch.device("meta"):  # nothing is made yet: a few bytes can name a network that no machine holds
+        _fits_the_file(_parts(spec), payload["model"])
+    backbone, projector = _parts(spec)
     encoder = Encoder(
         backbone, projector, tuple(spec["mean"]), tuple(spec["std"]), recipe_from_dict(payload["recipe"]), payload["loss"]
     )
