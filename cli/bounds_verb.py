@@ -22,6 +22,7 @@ from ssa_analysis.cli.common import (
     say,
     set_option,
 )
+from ssa_analysis.cli.loudness import put
 
 from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.running.plan import CellResult, DataSpec, loaded_data, make_cells
@@ -90,7 +91,7 @@ def command(
     if as_json:
         print_json(summary.scores)
     elif summary.scores:
-        click.echo(rung_table(summary.scores, by_path))
+        put(rung_table(summary.scores, by_path))
     violated = [s for s in summary.scores if s.settings.get("verdict") == "violated"]
     if violated:
         names = ", ".join(f"{s.name} on {by_path[s.checkpoint]}" for s in violated)

@@ -6,6 +6,7 @@ import click
 import numpy as np
 import pandas as pd
 from ssa_analysis.cli.common import config_option, json_option, print_json, say
+from ssa_analysis.cli.loudness import put
 from ssa_analysis.reports.names import better_of
 
 from ssa_analysis.linking.comparison import compare, find_checkpoint
@@ -42,7 +43,7 @@ def command(first: str, second: str, store_path: str, data: str | None, everythi
     say(f"{names[1]} against {names[0]}: {told} of {len(table)} scores differ by more than their 95 % errors "
         f"(of equal checkpoints about {chance:.0f} would)")  # fmt: skip
     if not shown.empty:
-        click.echo(_text(shown, names).to_string(index=False))
+        put(_text(shown, names).to_string(index=False))
 
 
 def _text(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:

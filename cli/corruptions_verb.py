@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pandas as pd
 from ssa_analysis.cli.common import config_option, corruption_options, data_options, json_option, print_json, say, whole_path
+from ssa_analysis.cli.loudness import put
 
 from ssa_analysis.checkpoints.writing import make_folder, write_atomically
 from ssa_analysis.data.corruptions import SEVERITIES
@@ -70,8 +71,8 @@ def command(
         about = {"origin": twins.origin, "images": len(at), "same_frame": twins.same_frame, **twins.about}
         print_json({"rows": rows, "about": about, "files": files})
     else:
-        click.echo(f"mean distance from the clean image in levels of 255, over {len(at)} images{in_brackets(twins.origin)}")
-        click.echo(table.to_string(index=False, float_format=lambda v: f"{v:.1f}"))
+        put(f"mean distance from the clean image in levels of 255, over {len(at)} images{in_brackets(twins.origin)}")
+        put(table.to_string(index=False, float_format=lambda v: f"{v:.1f}"))
     if not twins.same_frame:
         say("these files show another frame than the images: the distances are no distortions")
     for key, value in twins.about.items():

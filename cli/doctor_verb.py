@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import click
 from ssa_analysis.cli.common import (
@@ -18,6 +19,7 @@ from ssa_analysis.cli.common import (
 from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.diagnosis.findings import BROKEN, OK, SUSPICIOUS, VERDICTS, Finding
 from ssa_analysis.running.plan import DataSpec, loaded_data
+from ssa_analysis.texts import one_line
 
 COLOURS = {OK: "green", SUSPICIOUS: "yellow", BROKEN: "red"}
 
@@ -56,7 +58,7 @@ def command(
         print_json(findings)
     else:
         for finding in findings:
-            click.echo(_line(finding, brief))
+            click.echo(_line(replace(finding, seen=one_line(finding.seen), how=one_line(finding.how)), brief))
         counts = Counter(finding.verdict for finding in findings)
         click.echo(", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]))
     if any(finding.verdict == BROKEN for finding in findings):

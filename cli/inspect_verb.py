@@ -6,6 +6,7 @@ from collections import Counter
 
 import click
 from ssa_analysis.cli.common import json_option, model_options, print_json
+from ssa_analysis.cli.loudness import put
 
 from ssa_analysis.checkpoints.loading import LoadReport, load_checkpoint
 from ssa_analysis.checkpoints.options import LoadOptions
@@ -41,10 +42,10 @@ def command(file: str, options: LoadOptions, tensors: bool, as_json: bool) -> No
     if as_json:
         print_json(report)
         return
-    click.echo(describe(report))
+    put(describe(report))
     if tensors:
         for key, place in report.places.items():
-            click.echo(f"tensor       {key} -> {place}")
+            put(f"tensor       {key} -> {place}")
 
 
 def describe(report: LoadReport) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import pandas as pd
 from ssa_analysis.cli.common import config_option, json_option, print_json, say, warn
+from ssa_analysis.cli.loudness import put
 
 from ssa_analysis.errors import DataError
 from ssa_analysis.linking.hypotheses import HypothesisSettings, Verdict, judge
@@ -60,14 +61,14 @@ def command(
         print_json(table.to_dict("records"))
         return
     shown = table[[c for c in SHOWN if not table[c].isna().all()]].assign(note=_notes(links))
-    click.echo(shown.to_string(index=False, float_format=_number))
+    put(shown.to_string(index=False, float_format=_number))
     where = f" on {target_data}" if target_data else ""
     say(f"target: {target}{in_brackets(note_of(frame if other is None else other, target))}{where}")
     decided = int((table["p_holm"] <= 0.05).sum())
     say(f"{decided} of {len(table)} scores have a Spearman correlation with a p-value of at most 0.05 after Holm's correction")
     if other is None:
         for verdict in _verdicts(frame, target, draws, permutations, seed):
-            click.echo(f"{verdict.claim}: {verdict.verdict.upper()} ({verdict.reason})")
+            put(f"{verdict.claim}: {verdict.verdict.upper()} ({verdict.reason})")
 
 
 def _verdicts(frame: pd.DataFrame, target: str, draws: int, permutations: int, seed: int) -> list[Verdict]:

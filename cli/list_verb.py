@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from ssa_analysis.cli.common import json_option, print_json, warn
+from ssa_analysis.cli.loudness import put
 
 from ssa_analysis.registry import Registry
 
@@ -31,11 +32,11 @@ def command(kind: str, as_json: bool) -> None:
         print_json(found)
     else:
         for row in found:
-            click.echo(f"{row['name']:20} {row['summary']}")
+            put(f"{row['name']:20} {row['summary']}")
             if row.get("settings"):
-                click.echo(f"{'':20}   {', '.join(f'{name}={value}' for name, value in row['settings'].items())}")
+                put(f"{'':20}   {', '.join(f'{name}={value}' for name, value in row['settings'].items())}")
             if row.get("options"):
-                click.echo(f"{'':20}   options: {', '.join(row['options'])}")
+                put(f"{'':20}   options: {', '.join(row['options'])}")
     table = registry_of(kind)
     for problem in table.problems if table is not None else []:
         warn(problem)

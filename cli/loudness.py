@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import click
 
 from ssa_analysis.progress import hide_progress
+from ssa_analysis.texts import one_line, visible
 
 
 @dataclass
@@ -49,4 +50,9 @@ def say(text: str, problem: bool = False) -> None:
     """A line for people, on stderr; colours only where they are wanted. Of a job's processes, the first one speaks."""
     if os.environ.get("RANK", "0") != "0" or (LOUDNESS.quiet and not problem):
         return
-    click.echo(text, err=True, color=None if "NO_COLOR" not in os.environ else False)
+    click.echo(one_line(text), err=True, color=None if "NO_COLOR" not in os.environ else False)
+
+
+def put(text: str) -> None:
+    """A result on stdout, of one line or several; names in it that would command a terminal are spelt out."""
+    click.echo(visible(text))

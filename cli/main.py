@@ -14,6 +14,7 @@ from ssa_analysis.cli.loudness import LOUDNESS, loudness_options
 
 from ssa_analysis.errors import SSAError
 from ssa_analysis.progress import show_progress
+from ssa_analysis.texts import one_line
 from ssa_analysis.version import __version__
 
 # verb -> module; a verb is imported when it is used, so that --help does not wait for torch
@@ -94,15 +95,17 @@ def main() -> None:
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.UsageError as error:
+        error.message = one_line(error.message)
         error.show(sys.stderr)
         sys.exit(2)
     except click.ClickException as error:
+        error.message = one_line(error.message)
         error.show(sys.stderr)
         sys.exit(1)
     except SSAError as error:
         if LOUDNESS.verbose:
             traceback.print_exc()
-        click.echo(f"ssa-analyze: {error}", err=True)
+        click.echo(f"ssa-analyze: {one_line(str(error))}", err=True)
         sys.exit(2 if error.is_usage else 1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("ssa-analyze: interrupted; what was finished is kept", err=True)
@@ -110,7 +113,7 @@ def main() -> None:
     except OSError as error:
         # a last net, for instance for a full disk behind stdout (a reader of stdout that has gone is click's business)
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"ssa-analyze: {where}{error.strerror or error}", err=True)
+        click.echo(f"ssa-analyze: {one_line(f'{where}{error.strerror or error}')}", err=True)
         with suppress(OSError):  # what is still in the buffer would fail again when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -25,6 +25,7 @@ from ssa_analysis.cli.common import (
     say,
     warn,
 )
+from ssa_analysis.cli.loudness import put
 
 from ssa_analysis.checkpoints.writing import locked_folder, make_folder
 from ssa_analysis.linking.hypotheses import Verdict
@@ -105,8 +106,8 @@ def carry_out(
     else:
         say("")
         for number, sentence in enumerate(sentences, 1):
-            click.echo(f"{number}. {sentence}")
-        click.echo(f"Report: {page}  ({duration(time.monotonic() - started)})")
+            put(f"{number}. {sentence}")
+        put(f"Report: {page}  ({duration(time.monotonic() - started)})")
     if done.not_trained or done.failed:
         raise click.exceptions.Exit(EXIT_FAILED)
 

@@ -22,6 +22,7 @@ from ssa_analysis.cli.common import (
     set_option,
     warn,
 )
+from ssa_analysis.cli.loudness import put
 
 from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.checkpoints.writing import make_folder, write_atomically
@@ -87,7 +88,7 @@ def command(
     if as_json:
         print_json(summary.scores)
     elif summary.scores:
-        click.echo(advice(summary.scores, by_path))
+        put(advice(summary.scores, by_path))
     if folder is not None and summary.scores:
         from ssa_analysis.reports.figures.views import shift_against_strength, views_ranking
         from ssa_analysis.reports.tables import safe_csv

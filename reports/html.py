@@ -44,6 +44,7 @@ from ssa_analysis.measures import MEASURES
 from ssa_analysis.registry import unknown_name
 from ssa_analysis.running.histories import training_history
 from ssa_analysis.running.store import Store
+from ssa_analysis.texts import whole
 from ssa_analysis.version import __version__
 
 SHOWN_ROWS = 500  # of a table that stands in the page; longer ones are carried along, and shown as they are asked for
@@ -190,7 +191,7 @@ def write_report(
         index=[{"id": identity, "name": card["name"], "method": card["method"]} for identity, card in cards.items()],
         views_missing=images is None and not frame.empty,
     )
-    write_atomically(path, page.encode())
+    write_atomically(path, whole(page).encode())
     return path
 
 
@@ -226,7 +227,7 @@ def _write_tables(tables: Mapping[str, pd.DataFrame], folder: Path, note: str) -
         else:
             write_atomically(folder / f"{name}.csv", text)
         if len(table) <= LATEX_ROWS:
-            write_atomically(folder / f"{name}.tex", to_latex(table, note).encode())
+            write_atomically(folder / f"{name}.tex", whole(to_latex(table, note)).encode())
 
 
 def render(**content: Any) -> str:

@@ -19,7 +19,7 @@ def packed(content: Any) -> str:
         text = _dumps(content)
     except (TypeError, ValueError):  # what JSON cannot say, or not as numpy has it
         text = _dumps(plain_json(content))
-    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(errors="replace"), compresslevel=6, mtime=0)).decode()
 
 
 def _dumps(content: Any) -> str:

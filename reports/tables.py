@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pandas as pd
 from ssa_analysis.reports.analysis import linking_of
@@ -14,6 +12,7 @@ from ssa_analysis.reports.style import method_label
 from ssa_analysis.linking.hypotheses import HypothesisSettings, verdict_table
 from ssa_analysis.linking.links import link_table
 from ssa_analysis.linking.prediction import prediction_table
+from ssa_analysis.texts import no_formula
 
 
 def with_error(value: float, stderr: float | None, low: float | None = None, high: float | None = None) -> str:
@@ -126,20 +125,6 @@ def _escape(text: object) -> str:
     return "".join(_LATEX.get(c, c) for c in str(text))
 
 
-_FORMULA = re.compile(r"[=+\-@\t]")
-_NUMBER = re.compile(r"-?[\d.]+(e[+-]?\d+)?( ± [\d.]+(e[+-]?\d+)?)?( \*)?")
-
-
 def safe_csv(table: pd.DataFrame) -> str:
-    """CSV in which no text can be taken for a formula by a spreadsheet: a quote is put before =, +, -, @.
-
-    Negative numbers, with their errors, are no formulas and stay as they are.
-    """
-
-    def safe(value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        value = value.replace("\r", " ")  # older csv modules do not quote it, and readers take it for the end of a row
-        return f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
-
-    return table.map(safe).to_csv(index=False)
+    """CSV in which no text can be taken for a formula by a spreadsheet, see :func:`~ssa_analysis.texts.no_formula`."""
+    return table.rename(columns=no_formula).map(no_formula).to_csv(index=False)

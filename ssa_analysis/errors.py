@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from ssa_analysis.texts import one_line
+
 
 class SSAError(Exception):
     """Base of every error a user can cause. The CLI prints its message without a traceback.
 
+    The message is one line whatever names it holds: what would command a terminal is spelt out.
     ``is_usage`` marks what a different command line would have avoided (exit code 2); the rest end with 1.
     """
 
     is_usage = False
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 class CheckpointError(SSAError):

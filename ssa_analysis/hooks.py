@@ -14,6 +14,7 @@ from torch import nn
 from ssa_analysis.api import ScoreFrame, score
 from ssa_analysis.data.datasets import Data, load_data
 from ssa_analysis.errors import OutputError, SettingsError
+from ssa_analysis.texts import no_formula
 
 COLUMNS = ("step", "measure", "name", "value", "stderr", "low", "high", "unit", "converged", "seconds", "error")
 
@@ -76,7 +77,7 @@ class ScoreRecorder:
                 writer = csv.DictWriter(stream, COLUMNS)
                 if fresh:
                     writer.writeheader()
-                writer.writerows(rows)
+                writer.writerows({name: no_formula(value) for name, value in row.items()} for row in rows)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror or error})") from error
 

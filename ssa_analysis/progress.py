@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 
 from ssa_analysis.errors import SettingsError
+from ssa_analysis.texts import one_line
 
+LONGEST = 100 * 365.25 * 86400  # seconds that a duration may have
 INTERVAL = 10.0  # seconds between two lines of one piece of work
 LOGGER = logging.getLogger("ssa_analysis.progress")
 
@@ -39,7 +41,7 @@ def parse_duration(text: str) -> float:
     """
     match = _DURATION.fullmatch(text.strip().lower())
     seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0.0
-    if seconds <= 0:
+    if not 0 < seconds < LONGEST:
         raise SettingsError(f"a duration such as 90s, 10m or 1h30m is wanted, got {text!r}")
     return seconds
 
@@ -106,12 +108,19 @@ def progress_is_shown() -> bool:
     return any(isinstance(handler, _Stderr) for handler in LOGGER.handlers)
 
 
+class _OneLine(logging.Formatter):
+    """What is said names files, whose names may hold what would command a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to what ``sys.stderr`` is at the time, which a program or a test may replace."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
-        self.setFormatter(logging.Formatter("%(message)s"))
+        self.setFormatter(_OneLine("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -122,6 +123,8 @@ def _find_layout(path: Path, payload: Any, options: LoadOptions) -> tuple[str, s
     changes, named = dict(options.recipe), options.row()
     try:
         return _first_layout(path, payload, named, changes)
+    except re.error as error:
+        raise CheckpointError(f"{path}: the patterns of the layout {options.layout} do not go together ({error})") from error
     except CheckpointError as error:
         raise error if str(error).startswith(f"{path}: ") else CheckpointError(f"{path}: {error}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from ssa_analysis.checkpoints.layouts.row import CERTAINTY
 from ssa_analysis.checkpoints.normalisation import parse_normalisation
 from ssa_analysis.checkpoints.own_model import OwnModel
 from ssa_analysis.checkpoints.reading import file_hash
+from ssa_analysis.checkpoints.regular import check_pattern
 from ssa_analysis.errors import CheckpointError, SettingsError
 from ssa_analysis.paths import expanded
 from ssa_analysis.registry import check_fields, unknown_name
@@ -137,6 +137,7 @@ def layout_from_dict(content: Mapping[str, Any]) -> Layout:
             raise SettingsError(f"{key} is a function, which a file cannot name")
         values[key] = _VALUES[key](key, value)
     layout = Layout(**values)
+    _pattern("prefix and anchor", f"({layout.prefix}){layout.anchor}")
     if layout.family not in FAMILIES:
         raise unknown_name("family", layout.family, list(FAMILIES))
     if layout.certainty not in CERTAINTY:
@@ -159,9 +160,9 @@ def _pattern(key: str, value: Any) -> str:
     if not isinstance(value, str):
         raise SettingsError(f"{key} must be texts, got {value!r}")
     try:
-        re.compile(value.replace("{p}", ""))
-    except re.error as error:
-        raise SettingsError(f"{key}: {value!r} is no regular expression ({error})") from error
+        check_pattern(value.replace("{p}", ""))
+    except ValueError as error:
+        raise SettingsError(f"{key}: {value!r:.100} is no regular expression that can be used ({error})") from error
     return value
 
 
@@ -179,7 +180,7 @@ def _pairs(key: str, value: Any) -> tuple[tuple[str, str], ...]:
 
 def _whole(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise SettingsError(f"{key} must be a whole number, got {value!r}")
+        raise SettingsError(f"{key} must be a whole number, got {value!r:.80}")
     return value
 
 
@@ -201,8 +202,8 @@ def _loss(key: str, value: Any) -> dict[str, float]:
     if not isinstance(value, dict) or not set(value) <= {"tau", "beta"}:
         raise SettingsError(f"{key} must be a table [{key}] with tau, beta or both")
     for name, number in value.items():
-        if not isinstance(number, int | float) or isinstance(number, bool) or not number > 0:
-            raise SettingsError(f"{key}.{name} must be a positive number, got {number!r}")
+        if not isinstance(number, int | float) or isinstance(number, bool) or not 0 < number < 1e6:
+            raise SettingsError(f"{key}.{name} must be a positive number, got {number!r:.80}")
     return {name: float(number) for name, number in value.items()}
 
 

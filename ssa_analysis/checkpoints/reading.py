@@ -59,7 +59,9 @@ def read_file(path: Path) -> Any:
     except TooMuch as error:
         raise CheckpointError(f"{path}: refused: it describes far more than it holds, or more than can be read") from error
     except Exception as error:  # damaged bytes raise anything: struct.error, KeyError, RuntimeError, UnicodeDecodeError ...
-        raise CheckpointError(f"{path}: truncated or not a {'safetensors file' if tensors_only else 'torch checkpoint'} ({first_line(error)})") from error
+        raise CheckpointError(
+            f"{path}: truncated or not a {'safetensors file' if tensors_only else 'torch checkpoint'} ({first_line(error)})"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:
@@ -68,4 +70,3 @@ def first_line(error: BaseException) -> str:
     if not lines or len(lines[0]) < 8:  # "101", say, explains nothing
         return f"{type(error).__name__} {lines[0] if lines else ''}".strip()
     return lines[0][:160]
-

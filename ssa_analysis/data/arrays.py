@@ -21,6 +21,7 @@ from ssa_analysis.paths import ordinary
 
 MEMORY_LIMIT = 6 * 2**30  # bytes of decoded images; beyond it a subset must be asked for
 RATIO = 100  # bytes of an array by bytes of its file: images of one colour compress that well
+LARGEST = 1 << 38  # bytes of a file of which only parts are read
 SLACK = 1 << 26  # bytes that a small file may unpack to beyond that
 MOST_MEMBERS = 10_000  # of an archive
 KINDS = "biufcSU"  # numbers and texts; dates and structures are in no data set that is read here
@@ -48,14 +49,11 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def read_array(path: Path) -> np.ndarray:
     """The array of an ``.npy`` file; DataError as of :func:`read_arrays`."""
-    try:
-        return np.array(mapped_array(path))
-    except MemoryError as error:
-        raise DataError(f"{path}: does not fit in memory") from error
+    return np.array(mapped_array(path, MEMORY_LIMIT))
 
 
-def mapped_array(path: Path) -> np.ndarray:
-    """The array of an ``.npy`` file, mapped; DataError as of :func:`read_arrays`."""
+def mapped_array(path: Path, most: int = LARGEST) -> np.ndarray:
+    """The array of an ``.npy`` file, mapped; DataError as of :func:`read_arrays`, and for one of more than ``most`` bytes."""
     if not ordinary(path):
         raise DataError(f"{path}: not a readable .npy file of a plain array (no such file)")
     with warnings.catch_warnings():
@@ -68,6 +66,8 @@ def mapped_array(path: Path) -> np.ndarray:
                 shape, fortran, dtype = _header(stream)
                 start = stream.tell()
             length = _size(shape, dtype)
+            if length > most:
+                raise _Refused(f"its {length:,} bytes are more than can be read")
             if start + length > path.stat().st_size:
                 raise ValueError(f"{start + length:,} bytes are needed for an array of {_shape(shape)} {dtype}")
             if not length:
@@ -109,7 +109,9 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: int) -> n
         shape, fortran, dtype = _header(stream)
         length = _size(shape, dtype)
         if length > budget:
-            raise _Refused(f"{member.filename:.80} would unpack to {length:,} bytes, more than its file can stand for or memory hold")
+            raise _Refused(
+                f"{member.filename:.80} would unpack to {length:,} bytes, more than its file can stand for or memory hold"
+            )
         content = bytearray(length)
         place, view = 0, memoryview(content)
         while place < length and (part := stream.read(min(1 << 22, length - place))):
@@ -129,8 +131,14 @@ def _header(stream: BinaryIO | Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     shape, fortran, dtype = read(stream)
     if dtype.hasobject:
         raise ValueError("an array of Python objects, which only a pickle could restore")
-    if dtype.kind not in KINDS or dtype.subdtype is not None or dtype.itemsize == 0 or len(shape) > 32 or min(shape, default=0) < 0:
-        raise ValueError(f"an array of {_shape(shape)} {str(dtype):.60}")
+    if (
+        dtype.kind not in KINDS
+        or dtype.subdtype is not None
+        or dtype.itemsize == 0
+        or len(shape) > 32
+        or min(shape, default=0) < 0
+    ):
+        raise ValueError(f"an array of {_shape(shape)} {dtype!s:.60}")
     return shape, fortran, dtype
 
 

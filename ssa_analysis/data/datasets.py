@@ -272,8 +272,8 @@ def load_data(
     path = expanded(name)
     try:
         looks_like_path = path.suffix == ".npz" or path.is_dir() or "/" in name
-    except OSError as error:  # a name too long, a folder above that may not be entered
-        raise UnknownDataError(f"{name:.80}: no data set and no path ({error.strerror})") from error
+    except OSError as problem:  # a name too long, a folder above that may not be entered
+        raise UnknownDataError(f"{name:.80}: no data set and no path ({problem.strerror})") from problem
     if name in DATASETS:
         source = DATASETS.get(name)
         raw = source.load(expanded(root) if root is not None else None, download)

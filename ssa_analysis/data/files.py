@@ -147,8 +147,12 @@ def decode(files: list[Path], image_size: int | None) -> Tensor:
 
 
 def read_image(file: Path) -> Tensor:
-    """``(3, h, w)`` uint8 of an image file; DataError for one that is damaged, of a format that is none of ``FORMATS``, no file of
-    bytes, or of more than ``MOST_PIXELS``, which is found out before any of them is decoded."""
+    """``(3, h, w)`` uint8 of an image file.
+
+    Raises:
+        DataError: damaged, none of ``FORMATS``, no file of bytes, or of more than ``MOST_PIXELS``, which is found out before any
+            of them is decoded.
+    """
     from PIL import Image
     from torchvision.transforms.v2 import functional as transform
 

@@ -53,4 +53,3 @@ def load_further_set(path: Path, data: Data) -> FurtherSet:
     if images.shape[-2:] != (data.image_size, data.image_size):
         images = resize(images, data.image_size)
     return FurtherSet(name, images, known)
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ import pandas as pd
 
 from ssa_analysis.data.corruptions import COMMON, CORRUPTIONS, STAND_INS
 from ssa_analysis.errors import SettingsError
-from ssa_analysis.paths import expanded
+from ssa_analysis.paths import expanded, read_at_most
 from ssa_analysis.registry import unknown_name
+from ssa_analysis.texts import parsed_json
 
 ALEXNET = "alexnet"
 ALEXNET_CLASSES = 1000
+LARGEST = 1 << 24  # bytes of a file of errors
 # errors of torchvision's AlexNet on ImageNet-C, means over severities, in the order of COMMON; its clean error
 _ALEXNET_ERRORS = (
     0.886428, 0.894468, 0.922640, 0.819880, 0.826268, 0.785948, 0.798360, 0.866816, 0.826572, 0.819324, 0.564592, 0.853204,
@@ -84,13 +87,16 @@ def load_baseline(source: str, classes: int) -> Baseline:
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parsed_json(read_at_most(path, LARGEST).decode("utf-8"))
             if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
                 raise SettingsError(f"{path}: must be a list of scores, as score --json prints them")
             return content
-        return [{str(k): v for k, v in row.items()} for row in pd.read_csv(path).to_dict("records")]
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: not a readable baseline ({error}); it is alexnet, a .csv or a .json file") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of columns of several kinds
+            table = pd.read_csv(io.BytesIO(read_at_most(path, LARGEST)), low_memory=False)
+        return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+    except (OSError, ValueError, OverflowError) as error:
+        raise SettingsError(f"{path}: not a readable baseline ({error!s:.200}); it is alexnet, a .csv or a .json file") from error
 
 
 def _from_rows(path: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -111,5 +117,8 @@ def _from_rows(path: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
         raise SettingsError(f"{path}: a baseline is one checkpoint, found {there}; or give the columns corruption and error")
     found_errors = {str(row["name"]).removeprefix("error_"): row["value"] for row in own if str(row["name"]).startswith("error_")}
     clean = [row["value"] for row in own if row["name"] == "clean_error"]
-    kept = {name: float(value) for name, value in found_errors.items() if name in _KNOWN}
-    return {**kept, **({"clean": float(clean[0])} if clean else {})}
+    try:
+        kept = {name: float(value) for name, value in found_errors.items() if name in _KNOWN}
+        return {**kept, **({"clean": float(clean[0])} if clean else {})}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SettingsError(f"{path}: an error that is no number ({error!s:.80})") from error

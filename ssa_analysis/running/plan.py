@@ -137,6 +137,8 @@ def measure_settings(
         known = {f.name for f in fields(row.settings)}
         common = {name: value for name, value in shared.items() if name in known}
         settings[row.name] = row.make_settings({**common, "seed": seed, **overrides.get(row.name, {})})
+        if not abs(settings[row.name].seed) < 1 << 63:  # a store could not keep it
+            raise SettingsError("a seed has at most 63 bits")
     return settings
 
 

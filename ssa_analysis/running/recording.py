@@ -12,6 +12,7 @@ from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.ranks import Ranks
 from ssa_analysis.running.measuring import run_measure
 from ssa_analysis.scores import Score
+from ssa_analysis.texts import no_formula
 from ssa_analysis.training.logs import append_rows, keep_rows
 
 COLUMNS = ("epoch", "measure", "name", "value", "stderr", "low", "high", "unit", "converged", "seconds", "error")
@@ -48,13 +49,15 @@ class Recorder:
         return bool(self._measures) and (epoch in (0, epochs) or (self.every > 0 and epoch % self.every == 0))
 
     def _append(self, epoch: int, scores: list[Score], seconds: float) -> None:
-        append_rows(
-            self.path,
-            ([epoch, s.measure, s.name, s.value, s.stderr, s.low, s.high, s.unit, int(s.converged), seconds, ""] for s in scores),
+        rows = (
+            [epoch, no_formula(s.measure), no_formula(s.name), s.value, s.stderr, s.low, s.high, no_formula(s.unit)]
+            + [int(s.converged), seconds, ""]
+            for s in scores
         )
+        append_rows(self.path, rows)
 
     def _append_failure(self, epoch: int, measure: str, error: str, seconds: float) -> None:
-        row = {"epoch": epoch, "measure": measure, "seconds": seconds, "error": error}
+        row = {"epoch": epoch, "measure": measure, "seconds": seconds, "error": no_formula(error)}
         append_rows(self.path, [[row.get(column, "") for column in COLUMNS]])
 
     def keep_until(self, epoch: int) -> None:

@@ -140,7 +140,9 @@ class Store:
         """StoreError unless the tables are plain ones with our columns: views and triggers of somebody else would run as we read
         or write."""
         for kind, name, sql in self._db.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
-            if not (kind == "table" or (kind == "index" and sql is None)) or (sql or "").lstrip().upper().startswith("CREATE VIRTUAL"):
+            if not (kind == "table" or (kind == "index" and sql is None)) or (sql or "").lstrip().upper().startswith(
+                "CREATE VIRTUAL"
+            ):
                 raise StoreError(f"{self.path}: holds a {kind} {name!r:.60}, which no store has")
         for table, columns in _COLUMNS.items():
             found = {row[1]: row[6] for row in self._db.execute(f"PRAGMA table_xinfo({table})").fetchall()}
@@ -229,8 +231,8 @@ class Store:
                     "INSERT INTO cells (key, sha256, measure, settings, seed, data, data_fingerprint, code_version, status, "
                     "error, seconds, finished, environment) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (cell.key, cell.sha256, cell.measure, json.dumps(dict(cell.settings), sort_keys=True), cell.seed,
-                     whole(cell.data_name), cell.data_fingerprint, cell.code_version, status, None if result.error is None else whole(result.error), result.seconds,
-                     now, identity),
+                     whole(cell.data_name), cell.data_fingerprint, cell.code_version, status,
+                     result.error and whole(result.error), result.seconds, now, identity),
                 )  # fmt: skip
                 self._db.executemany(
                     "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -298,7 +300,7 @@ class Store:
                 frame[column] = [_text(value) for value in frame[column]]
             frame["method"] = [None if value is None else _text(value) for value in frame["method"]]
             for column in ("settings", "arrays"):
-                frame[column] = [_table(text) for text in frame[column]]
+                frame[column] = pd.Series([_table(text) for text in frame[column]], index=frame.index, dtype=object)
             frame["converged"] = frame["converged"].astype(bool)
             reports = {text: _table(text) if text else {} for text in frame["run"].unique()}
             runs = {text: _run_of(report) for text, report in reports.items()}
@@ -348,7 +350,13 @@ class Store:
             names = self._names()
             columns = ["checkpoint", "path", "sha256", "layout", "arch", "method", "report"]
             content = [
-                (names[r[1]], _text(r[0]), _text(r[1]), *(None if part is None else _text(part) for part in r[2:5]), _report(r[5]))
+                (
+                    names[r[1]],
+                    _text(r[0]),
+                    _text(r[1]),
+                    *(None if part is None else _text(part) for part in r[2:5]),
+                    _report(r[5]),
+                )
                 for r in rows
             ]
         return pd.DataFrame(content, columns=columns)

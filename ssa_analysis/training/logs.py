@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from ssa_analysis.checkpoints.writing import write_atomically
 from ssa_analysis.errors import OutputError
 from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.paths import ordinary
 
 LOG_COLUMNS = ("epoch", "step", "loss", "lr", "knn", "seconds")
 
@@ -51,16 +53,20 @@ def whole_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
     What a crash leaves of the last row, and the zeros that some file systems leave after a power loss, are no rows.
     """
-    if not path.is_file():
+    if not ordinary(path):
         return []
     text = path.read_bytes().decode(errors="replace")
     text = text[: text.rfind("\n") + 1].replace("\0", "")
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=False)
-    return [row for row in rows if None not in row and None not in row.values() and _is_epoch(row.get(columns[0]))]
+    rows: list[dict[str, str]] = []
+    with suppress(csv.Error):  # of a damaged file there are those before the damage
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            if None not in row and None not in row.values() and _is_epoch(row.get(columns[0])):
+                rows.append(row)
+    return rows
 
 
 def _is_epoch(text: str | None) -> bool:
-    return text is not None and text.isascii() and text.isdigit()
+    return text is not None and text.isascii() and text.isdigit() and len(text) < 16
 
 
 def keep_rows(path: Path, columns: Sequence[str], epoch: int) -> None:
@@ -73,7 +79,7 @@ def keep_rows(path: Path, columns: Sequence[str], epoch: int) -> None:
     writer = csv.DictWriter(text, columns, extrasaction="ignore", restval="")
     writer.writeheader()
     writer.writerows(row for row in whole_rows(path, columns) if int(row[columns[0]]) <= epoch)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode())  # which replaces a link and does not follow it
 
 
 def append_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
@@ -90,8 +96,14 @@ def append_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
 def last_row(folder: Path) -> dict[str, int | float | None]:
     """The newest row of a run's log, numbers as numbers; None for what was not evaluated, empty where there is no row."""
     rows = whole_rows(folder / "log.csv", LOG_COLUMNS)
-    whole = ("epoch", "step")
-    return {k: (int(v) if k in whole else float(v)) if v else None for k, v in rows[-1].items()} if rows else {}
+    return {name: _number_of(rows[-1].get(name), name in ("epoch", "step")) for name in LOG_COLUMNS} if rows else {}
+
+
+def _number_of(text: str | None, is_whole: bool) -> int | float | None:
+    try:
+        return int(text or "") if is_whole else float(text or "")
+    except ValueError:
+        return None
 
 
 class RunLog:

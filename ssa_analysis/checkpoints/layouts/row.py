@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -57,7 +58,18 @@ class Recipe:
         """With settings of the user's, as texts; SettingsError for a name or a value that cannot be."""
         check_fields("recipe setting", values, Recipe)
         kinds = {f.name: str(f.type) for f in fields(Recipe)}
-        return replace(self, **{name: _parsed(name, kinds[name], text) for name, text in values.items()})
+        parsed = {name: _parsed(name, kinds[name], text) for name, text in values.items()}
+        for name, value in parsed.items():
+            low, high = _RANGES.get(name, (-math.inf, math.inf))
+            if name in _RANGES and not low <= value <= high:
+                raise SettingsError(f"the recipe's {name} is between {low:g} and {high:g}, got {value}")
+        return replace(self, **parsed)
+
+
+_RANGES = {
+    "stem_stride": (1, 16), "stem_padding": (0, 64), "heads": (1, 1024), "image_size": (1, 4096), "norm_eps": (0.0, 1.0),
+    "position_offset": (-1.0, 1.0),
+}  # fmt: skip
 
 
 def _parsed(name: str, kind: str, text: str) -> Any:
@@ -67,7 +79,7 @@ def _parsed(name: str, kind: str, text: str) -> Any:
         return int(text) if kind.startswith("int") else float(text) if kind.startswith("float") else text
     except (KeyError, ValueError) as error:
         wanted = "yes or no" if kind.startswith("bool") else "a whole number" if kind.startswith("int") else "a number"
-        raise SettingsError(f"the recipe's {name} is {wanted}, got {text!r}") from error
+        raise SettingsError(f"the recipe's {name} is {wanted}, got {text!r:.80}") from error
 
 
 @dataclass
@@ -183,6 +195,7 @@ def _joined(parts: Any) -> Mapping[str, Any] | None:
 
 
 MOST_MODULES = 100_000
+MOST_KEYS, LONGEST_KEY = 20_000, 500  # of a state dict, whose names are matched with many patterns
 
 
 def module_state(
@@ -215,6 +228,10 @@ def find(layout: Layout, payload: Any, named: bool = False) -> Found | None:
         if state is None:
             continue
         keys = [key for key in state if isinstance(key, str)]
+        if len(keys) > MOST_KEYS or max(map(len, keys), default=0) > LONGEST_KEY:
+            raise CheckpointError(
+                f"its state dict has more than {MOST_KEYS:,} names, or one of more than {LONGEST_KEY} characters"
+            )
         anchors = {match[1]: state[key] for key in keys if (match := re.match(f"({layout.prefix}){layout.anchor}", key))}
         prefixes = [prefix for prefix, tensor in anchors.items() if _fits(layout, tensor, named)]
         for prefix in prefixes:

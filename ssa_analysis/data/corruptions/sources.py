@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssa_analysis.data.arrays import mapped_array, read_array
 from ssa_analysis.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, generated
 from ssa_analysis.data.corruptions.checksums import CHECKSUMS
 from ssa_analysis.data.corruptions.constants import described
 from ssa_analysis.data.corruptions.frost import FrostTextures
-from ssa_analysis.data.arrays import mapped_array
 from ssa_analysis.data.datasets import Data, resize
 from ssa_analysis.data.files import IMAGE_SUFFIXES, as_images, decode
 from ssa_analysis.errors import DataError
@@ -162,7 +162,7 @@ def _checksum(path: Path) -> str:
 
 
 def _open_arrays(folder: Path, data: Data) -> ArrayFolder:
-    labels = mapped_array(folder / "labels.npy")
+    labels = read_array(folder / "labels.npy")
     if labels.ndim != 1 or len(labels) % len(SEVERITIES) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{folder / 'labels.npy'}: must hold 5 N integers, N of each severity, got {labels.shape} {labels.dtype}")
     count = len(labels) // len(SEVERITIES)
