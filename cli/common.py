@@ -318,8 +318,37 @@ def _config_value(where: str, item: Any, option: click.Option) -> Any:
             what = "tables of settings, one for each measure" if option.multiple else "a value, not a table"
             raise click.UsageError(f"{where} must be {what}")
         return [f"{measure}.{key}={value}" for measure, inner in item.items() for key, value in inner.items()]
-    if isinstance(item, list) and not option.multiple:
-        return ",".join(str(part) for part in item)
     if option.multiple and not isinstance(item, list):
         raise click.UsageError(f"{where} must be a list or tables of settings")
-    return item
+    if isinstance(item, list):
+        if not all(isinstance(part, str | int | float) for part in item):
+            raise click.UsageError(f"{where} must be a list of texts or numbers")
+        texts = [_plain_text(where, str(part)) for part in item]
+        return texts if option.multiple else _of_type(where, ",".join(texts), option)
+    return _of_type(where, item, option)
+
+
+def _of_type(where: str, item: Any, option: click.Option) -> Any:
+    """A value of a TOML file as click takes one from a command line; UsageError for one of another kind."""
+    kind, wanted = option.type, "a text"
+    is_number = isinstance(item, int | float) and not isinstance(item, bool)
+    if option.is_flag:
+        fits, wanted = isinstance(item, bool), "true or false"
+    elif isinstance(kind, click.types.IntParamType):
+        fits, wanted = is_number and isinstance(item, int), "a whole number"
+    elif isinstance(kind, click.types.FloatParamType):
+        fits, wanted = is_number, "a number"
+    elif isinstance(kind, click.Path):
+        fits, wanted = isinstance(item, str), "a path"
+    else:
+        item = str(item) if is_number else item
+        fits = isinstance(item, str)
+    if not fits:
+        raise click.UsageError(f"{where} must be {wanted}, got {item!r:.80}")
+    return _plain_text(where, item) if isinstance(item, str) else item
+
+
+def _plain_text(where: str, text: str) -> str:
+    if "\0" in text:
+        raise click.UsageError(f"{where} holds a zero byte")
+    return text

@@ -11,6 +11,7 @@ from ssa_analysis.reports.names import better_of
 
 from ssa_analysis.linking.comparison import compare, find_checkpoint
 from ssa_analysis.running.store import Store
+from ssa_analysis.texts import whole
 
 
 @click.command()
@@ -31,6 +32,7 @@ def command(first: str, second: str, store_path: str, data: str | None, everythi
     Example:
       ssa-analyze compare runs/simclr/last.pt runs/ssa-clr/last.pt --store scores.db
     """
+    first, second = whole(first), whole(second)  # as the store has them
     with Store(store_path, must_exist=True) as store:
         frame = store.frame(data)
     table = compare(frame, first, second)

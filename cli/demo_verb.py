@@ -32,7 +32,7 @@ OVERRIDES = {
 @click.option("--out", default="demo", show_default=True, type=click.Path(), help="Folder for runs/, scores.db and report/.")
 @click.option("--workers", default=0, type=click.IntRange(min=0), help="Processes; default: one a core, at most 4.")
 @click.option("--epochs", default=EPOCHS, show_default=True, type=click.IntRange(min=1), help="Training epochs of each encoder.")
-@click.option("--seeds", default=2, show_default=True, type=click.IntRange(min=1), help="Encoders of each method.")
+@click.option("--seeds", default=2, show_default=True, type=click.IntRange(1, 1000), help="Encoders of each method.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with an estimate of time and disk, and stop.")
 @json_option("the plan of a dry run, or what was done and found,")
 def command(out: str, workers: int, epochs: int, seeds: int, dry_run: bool, as_json: bool) -> None:

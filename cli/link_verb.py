@@ -23,8 +23,10 @@ SHOWN = ("score", "n", "spearman", "spearman_low", "spearman_high", "p_holm", "w
 @click.option("--data", help="Data set, where the store holds several.")
 @click.option("--target-data", metavar="NAME", help="Data set of the target, to explain accuracy after a transfer.")
 @click.option("--scores", metavar="LIST", help="Only these, comma-separated; they alone count for Holm's correction.")
-@click.option("--draws", default=1000, show_default=True, type=click.IntRange(min=10), help="Bootstrap draws.")
-@click.option("--permutations", default=PERMUTATIONS, show_default=True, type=click.IntRange(min=19), help="Of the tests.")
+@click.option("--draws", default=1000, show_default=True, type=click.IntRange(10, 1_000_000), help="Bootstrap draws.")
+@click.option(
+    "--permutations", default=PERMUTATIONS, show_default=True, type=click.IntRange(19, 10_000_000), help="Of the tests."
+)
 @click.option("--seed", default=0, show_default=True)
 @json_option("all columns")
 @config_option("link")

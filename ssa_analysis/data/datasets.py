@@ -20,13 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssa_analysis.data.arrays import MEMORY_LIMIT
 from ssa_analysis.data.files import RawImages, in_memory, load_files
 from ssa_analysis.errors import DataError, SettingsError, UnknownDataError
 from ssa_analysis.paths import expanded, resolved
 from ssa_analysis.registry import Registry, unknown_name
+from ssa_analysis.texts import whole
 
 SPLITS = ("train", "probe", "held-out")
 SPLIT_SHARES = (0.4, 0.3, 0.3)  # without official test images
+LARGEST_SIDE = 4096  # pixels that images can be resized to
 PROBE_SHARE = 0.2  # of the official training images, where the test images are the held-out split
 
 
@@ -269,6 +272,10 @@ def load_data(
     Raises:
         DataError: unknown name, missing or malformed files, too few images.
     """
+    if not name:
+        raise UnknownDataError("the name of the data set is empty")
+    if image_size is not None and not 4 <= image_size <= LARGEST_SIDE:
+        raise SettingsError(f"the image size must be 4 to {LARGEST_SIDE} pixels, got {image_size}")
     path = expanded(name)
     try:
         looks_like_path = path.suffix == ".npz" or path.is_dir() or "/" in name
@@ -280,7 +287,7 @@ def load_data(
     elif looks_like_path:
         source = DataSource("files of the user", load=lambda _root, _download: load_files(path, image_size))
         raw = source.load(None, False)
-        name = path.stem if path.suffix == ".npz" else resolved(path).name
+        name = whole(path.stem if path.suffix == ".npz" else resolved(path).name)
     else:
         error = unknown_name("dataset", name, DATASETS.names())
         raise UnknownDataError(f"{error}; a folder of class folders or a .npz file works too")
@@ -291,9 +298,11 @@ def resize(images: Tensor, size: int) -> Tensor:
     """``(n, 3, size, size)`` uint8, bilinear with antialiasing."""
     if size < 4:
         raise SettingsError(f"the image size must be at least 4 pixels, got {size}")
+    if size > LARGEST_SIDE or len(images) * 3 * size * size > MEMORY_LIMIT:
+        raise DataError(f"{len(images)} images of {size} pixels do not fit in memory; take a smaller --image-size or --subset")
     pieces = [
         torch.nn.functional.interpolate(chunk.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
-        for chunk in images.split(4096)
+        for chunk in images.split(max(1, min(4096, (1 << 24) // (size * size))))
     ]
     return torch.cat([p.round().clamp(0, 255).to(torch.uint8) for p in pieces])
 

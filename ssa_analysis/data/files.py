@@ -14,6 +14,7 @@ from torch import Tensor
 from ssa_analysis.data.arrays import MEMORY_LIMIT, read_arrays
 from ssa_analysis.errors import DataError
 from ssa_analysis.paths import ordinary
+from ssa_analysis.texts import whole
 
 MOST_PIXELS = 1 << 26  # of an image: 8,192 x 8,192
 LONGEST = 50  # sides of an image that is resized by its shorter one
@@ -69,7 +70,7 @@ def as_images(x: np.ndarray, path: Path) -> Tensor:
     """``(n, 3, h, w)`` of an array ``(n, h, w)`` or ``(n, h, w, 1 or 3)`` uint8; DataError for another one."""
     if x.ndim == 3:
         x = x[..., None]
-    if x.ndim != 4 or x.dtype != np.uint8 or x.shape[-1] not in (1, 3):
+    if x.ndim != 4 or x.dtype != np.uint8 or x.shape[-1] not in (1, 3) or 0 in x.shape[1:]:
         raise DataError(f"{path}: x must be (n, h, w, 1 or 3) uint8, got {x.shape} {x.dtype}")
     colour = np.broadcast_to(x, (*x.shape[:-1], 3))
     if colour.size > MEMORY_LIMIT:
@@ -106,7 +107,7 @@ def load_image_tree(path: Path, image_size: int | None = None) -> RawImages:
         raise DataError(f"{path}: no such folder")
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     found = [[f for f in sorted(d.rglob("*")) if f.suffix.lower() in IMAGE_SUFFIXES] for d in folders]
-    names = tuple(folder.name for folder, files in zip(folders, found, strict=True) if files)
+    names = tuple(whole(folder.name) for folder, files in zip(folders, found, strict=True) if files)
     files = [file for group in found for file in group]
     loose = sorted(f for f in path.iterdir() if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES)
     if loose and not files:
@@ -120,7 +121,8 @@ def load_image_tree(path: Path, image_size: int | None = None) -> RawImages:
         raise DataError(f"{path}: no images; expected {path}/CLASS/IMAGE.png and the like, or {path}/IMAGE.png without labels")
     sizes = [len(group) for group in found if group]
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    stems = tuple(f"{name}/{file.stem}" for name, group in zip(names, filter(None, found), strict=True) for file in group)
+    called = tuple(folder.name for folder, group in zip(folders, found, strict=True) if group)
+    stems = tuple(f"{name}/{file.stem}" for name, group in zip(called, filter(None, found), strict=True) for file in group)
     return RawImages(labels, names, lambda index: decode([files[i] for i in index.tolist()], image_size), names=stems)
 
 

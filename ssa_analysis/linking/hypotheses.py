@@ -59,6 +59,8 @@ class HypothesisSettings:
                 raise SettingsError(f"scores are named measure.name, got {name!r}")
         if self.draws < 10 or self.permutations < 19:
             raise SettingsError("draws must be at least 10 and permutations at least 19")
+        if self.draws > 1_000_000 or self.permutations > 10_000_000:
+            raise SettingsError("draws must be at most 1,000,000 and permutations at most 10,000,000")
 
 
 @dataclass(frozen=True)

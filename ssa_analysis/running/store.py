@@ -70,7 +70,7 @@ def short_names(paths: Mapping[str, str]) -> dict[str, str]:
     """
 
     def parts_of(path: str) -> list[str]:
-        p = Path(path)
+        p = Path(whole(path))
         parts = [x for x in (*p.parent.parts, p.stem) if x not in ("/", "..", ".")]
         return parts[:-1] if p.stem == "last" and len(parts) > 1 else parts
 
@@ -214,7 +214,9 @@ class Store:
                     self._db.execute("ROLLBACK")
                     return
                 described = (
-                    (report.layout, report.arch, report.method, json.dumps(_report_dict(report))) if report else (None,) * 4
+                    (whole(report.layout), whole(report.arch), whole(report.method), json.dumps(_report_dict(report)))
+                    if report
+                    else (None,) * 4
                 )
                 self._db.execute(
                     "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET "
@@ -237,7 +239,7 @@ class Store:
                 self._db.executemany(
                     "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     [
-                        (row.lastrowid, s.name, s.value, s.unit, s.stderr, s.low, s.high, int(s.converged),
+                        (row.lastrowid, whole(s.name), s.value, whole(s.unit), s.stderr, s.low, s.high, int(s.converged),
                          json.dumps(dict(s.settings), sort_keys=True), json.dumps(dict(s.arrays)))
                         for s in result.scores
                     ],
@@ -312,7 +314,7 @@ class Store:
                 frame[column] = pd.Series([_number(value) for value in frame[column]], index=frame.index).astype(float)
             frame["seconds"] = pd.Series([_number(value) for value in frame["seconds"]], index=frame.index).astype(float)
             frame["seed"] = [_whole(value) for value in frame["seed"]]
-        known = sorted(frame["data"].unique())
+        known, data = sorted(frame["data"].unique()), data and whole(data)
         if data is not None and data not in known:
             raise StoreError(f"{self.path}: no scores on {data!r}; there are: {', '.join(known) or 'none'}")
         return frame[frame["data"] == data] if data is not None else frame
