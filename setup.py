@@ -25,7 +25,6 @@ REQUIREMENTS = [
     "click>=8.2.1",
     "kornia>=0.7.3",
     "scikit-learn>=1.3",
-    "safetensors>=0.4.3",
     "threadpoolctl>=3.1",
     "jinja2>=3.1.3",
     "tomli>=2.0; python_version < '3.11'",
@@ -38,9 +37,13 @@ EXTRAS = {
     "slurm": ["submitit>=1.5.1"],
     "docs": ["sphinx>=8.1", "myst-parser>=4.0", "furo>=2024.8.6", "sphinx-click>=6.0"],
 }
+# coverage-guided fuzzing of the readers; its wheels are for Linux
+ATHERIS = "atheris>=3.0; platform_system == 'Linux' and python_version >= '3.11' and python_version < '3.14'"
+EXTRAS["fuzz"] = [ATHERIS]
 EXTRAS["test"] = [
     "pytest>=8.2",
     "hypothesis>=6.100",
+    "safetensors>=0.4.3",  # whose files are compared with what is read here
     "pytest-xdist>=3.6",
     *EXTRAS["parquet"],
     *EXTRAS["peers"],
@@ -58,7 +61,7 @@ EXTRAS["test"] = [
     "lightly>=1.5",
     "pytorch-lightning>=2.0",
 ]
-EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11", "pandas-stubs"]
+EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["fuzz"], "ruff>=0.6", "mypy>=1.11", "pandas-stubs"]
 
 setup(
     name="ssa-analysis",

@@ -16,6 +16,7 @@ from ssa_analysis.cli.common import (
     json_option,
     known_checkpoints,
     model_options,
+    of_foreign_store,
     parse_settings,
     print_json,
     resolve_device,
@@ -51,6 +52,7 @@ from ssa_analysis.scores import Score
 @device_option
 @json_option("the scores")
 @config_option("bounds")
+@of_foreign_store
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
     options: LoadOptions, store_path: str | None, views: str, tau: float | None, prior: str | None,

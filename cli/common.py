@@ -18,7 +18,7 @@ from ssa_analysis.cli.loudness import say, warn
 from ssa_analysis.checkpoints.finding import find_checkpoints
 from ssa_analysis.checkpoints.options import load_options
 from ssa_analysis.checkpoints.own_model import parse_model
-from ssa_analysis.errors import CheckpointError, SettingsError
+from ssa_analysis.errors import CheckpointError, SettingsError, StoreError
 from ssa_analysis.paths import expanded
 from ssa_analysis.progress import duration, parse_duration
 from ssa_analysis.scores import plain_json
@@ -119,6 +119,29 @@ def model_options(function: F) -> F:
     ):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[no-any-return]
+
+
+_STRANGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+
+
+def of_foreign_store(function: F) -> F:
+    """For commands of a store (``store_path``), which anybody may have written: StoreError where its scores are not as measures
+    write them, and break what shows them."""
+
+    @functools.wraps(function)
+    def command(*arguments: Any, store_path: str | None, **others: Any) -> Any:
+        try:
+            return function(*arguments, store_path=store_path, **others)
+        except _STRANGE as error:
+            if store_path is None:
+                raise
+            what = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            raise StoreError(
+                f"{store_path}: holds scores that are not as ssa-analyze writes them ({what}); if it has written them, "
+                "report what --verbose says"
+            ) from error
+
+    return command  # type: ignore[return-value]
 
 
 def corruption_options(function: F) -> F:

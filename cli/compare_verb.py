@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import numpy as np
 import pandas as pd
-from ssa_analysis.cli.common import config_option, json_option, print_json, say
+from ssa_analysis.cli.common import config_option, json_option, of_foreign_store, print_json, say
 from ssa_analysis.cli.loudness import put
 from ssa_analysis.reports.names import better_of
 
@@ -22,6 +22,7 @@ from ssa_analysis.texts import whole
 @click.option("--all", "everything", is_flag=True, help="All scores; by default those that can be told apart.")
 @json_option("all rows")
 @config_option("compare")
+@of_foreign_store
 def command(first: str, second: str, store_path: str, data: str | None, everything: bool, as_json: bool) -> None:
     """Set the scores of two checkpoints side by side, and say which differ by more than their errors.
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import click
-from ssa_analysis.cli.common import config_option, say
+from ssa_analysis.cli.common import config_option, of_foreign_store, say
 from ssa_analysis.reports.html import protocol_note
 from ssa_analysis.reports.tables import safe_csv, score_table, summary_table, to_latex
 
@@ -26,6 +26,7 @@ FORMATS = ("csv", "json", "parquet", "latex")
 @click.option("--out", type=click.Path(), help="File; default: stdout (not for parquet).")
 @click.option("--data", help="Only scores on this data set.")
 @config_option("export")
+@of_foreign_store
 def command(store_path: str, kind: str, out: str | None, data: str | None) -> None:
     """Write all scores of STORE, one a row; latex writes the summary table, checkpoints by key scores.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 import pandas as pd
-from ssa_analysis.cli.common import config_option, json_option, print_json, say, warn
+from ssa_analysis.cli.common import config_option, json_option, of_foreign_store, print_json, say, warn
 from ssa_analysis.cli.loudness import put
 
 from ssa_analysis.errors import DataError
@@ -30,6 +30,7 @@ SHOWN = ("score", "n", "spearman", "spearman_low", "spearman_high", "p_holm", "w
 @click.option("--seed", default=0, show_default=True)
 @json_option("all columns")
 @config_option("link")
+@of_foreign_store
 def command(
     store_path: str, target: str, data: str | None, target_data: str | None, scores: str | None, draws: int, permutations: int,
     seed: int, as_json: bool,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from ssa_analysis.cli.common import config_option, json_option, print_json, say, warn
+from ssa_analysis.cli.common import config_option, json_option, of_foreign_store, print_json, say, warn
 from ssa_analysis.reports.findings import findings
 from ssa_analysis.reports.html import write_report
 from ssa_analysis.reports.style import SIZES
@@ -23,6 +23,7 @@ from ssa_analysis.running.store import Store
 )
 @json_option("the page and the findings")
 @config_option("report")
+@of_foreign_store
 def command(store_path: str, out: str, data: str | None, data_root: str | None, size: str | None, as_json: bool) -> None:
     """Write the report of STORE: a page that needs no network, figures as PNG and PDF, tables as CSV and LaTeX.
 

@@ -15,6 +15,7 @@ from ssa_analysis.cli.common import (
     json_option,
     known_checkpoints,
     model_options,
+    of_foreign_store,
     parse_settings,
     print_json,
     resolve_device,
@@ -47,6 +48,7 @@ from ssa_analysis.stopping import Stopped, stop_requested
 @device_option
 @json_option("the scores")
 @config_option("views")
+@of_foreign_store
 def command(
     checkpoints: tuple[str, ...], data: str, data_root: str | None, subset: int | None, image_size: int | None, no_download: bool,
     options: LoadOptions, store_path: str | None, out: str | None, views: str, assignments: tuple[str, ...],

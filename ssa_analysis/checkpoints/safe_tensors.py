@@ -79,7 +79,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _description(name: str, about: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
-    if not isinstance(about, dict) or set(about) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(about, dict) or not set(about) >= {"dtype", "shape", "data_offsets"}:
         raise Damaged(f"the tensor {name!r:.60} is not described")
     dtype = _DTYPES.get(about["dtype"]) if isinstance(about["dtype"], str) else None
     if dtype is None:

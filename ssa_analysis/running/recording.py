@@ -51,7 +51,7 @@ class Recorder:
     def _append(self, epoch: int, scores: list[Score], seconds: float) -> None:
         rows = (
             [epoch, no_formula(s.measure), no_formula(s.name), s.value, s.stderr, s.low, s.high, no_formula(s.unit)]
-            + [int(s.converged), seconds, ""]
+            + [int(s.converged), seconds, ""]  # noqa: RUF005 (it fits on two lines)
             for s in scores
         )
         append_rows(self.path, rows)

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from unittest.mock import patch
@@ -15,7 +16,8 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
-from mutations import drawn
+from children import MIB, try_all
+from mutations import drawn, mutated_json
 from trial import Tally, trial
 from trials_hostile_fuzz import _convnet
 
@@ -250,3 +252,59 @@ def strange_file_names(tally: Tally, times: int, folder: Path) -> None:
         if (place / "report" / "index.html").is_file():
             (place / "report" / "index.html").read_bytes().decode()
         tally.count("scored, reported, exported", "; ".join(problems)[:900])
+
+
+@trial(
+    "hostile", "stores whose scores are not as a measure writes them, through report, link, compare and export",
+    "a clean error or a result each time, no traceback", few=8, many=400,
+)  # fmt: skip
+def foreign_scores(tally: Tally, times: int, folder: Path) -> None:
+    import sqlite3
+
+    from command_line import run_cli
+    from scores_by_hand import fill, names_of, scores_of
+    from ssa_analysis.reports import html
+
+    seed, figures = folder / "seed.db", html.FIGURES
+    with Store(seed) as store:
+        for number, (name, method) in enumerate(names_of().items()):
+            fill(store, name, method, scores_of(number))
+    with contextlib.closing(sqlite3.connect(seed)) as db:
+        rows = db.execute("SELECT rowid, settings, arrays, name FROM scores").fetchall()
+
+    def changed(number: int) -> str:
+        rng = np.random.default_rng([7, number])
+        path = folder / "x.db"
+        path.write_bytes(seed.read_bytes())
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            for at in rng.integers(0, len(rows), int(rng.choice([1, 1, 2, 5, 20]))):
+                rowid, settings, arrays, _ = rows[at]
+                which, text = ("settings", settings) if rng.random() < 0.6 else ("arrays", arrays)
+                value = mutated_json(json.loads(text), rng)
+                value = value if isinstance(value, dict) else json.loads(text)
+                db.execute(f"UPDATE scores SET {which} = ? WHERE rowid = ?", (json.dumps(value), rowid))
+            if rng.random() < 0.3:
+                report = mutated_json(
+                    {"layout": "x", "parameters": 3, "training": {"settings": {"method": "simclr"}, "epoch": 1}}, rng
+                )
+                db.execute("UPDATE checkpoints SET report = ?", (json.dumps(report),))
+            if rng.random() < 0.3:
+                strange = (None, -1.0, 1e308, float("inf"), 0.0)[rng.integers(0, 5)]
+                column = str(rng.choice(["value", "stderr", "low", "high"]))
+                db.execute(f"UPDATE scores SET {column} = ? WHERE rowid % 3 = 0", (strange,))
+            db.commit()
+        first = int(rng.integers(0, len(figures)))
+        lines = [("report", path, "--out", folder / "report"), ("link", path, "--draws", "10", "--permutations", "19"),
+                 ("compare", "simclr-s0", "ssa-clr-s0", "--store", path), ("export", path), ("export", path, "--format", "latex"),
+                 ("export", path, "--format", "json")]  # fmt: skip
+        arguments = lines[0 if number % 4 == 0 else 1 + number % 5]
+        with patch.object(html, "FIGURES", figures[first : first + 1]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ended = run_cli(*arguments)
+        assert "Traceback" not in ended.err
+        assert ended.code in (0, 1, 2), ended.code
+        if ended.code:
+            assert len(ended.err.splitlines()) == 1, ended.err
+        return f"{arguments[0]}s" if ended.code == 0 else "clean errors"
+
+    try_all(tally, list(range(times)), changed, memory=lambda item: 1024 * MIB, seconds=30, each=25)

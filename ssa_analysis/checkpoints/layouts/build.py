@@ -13,6 +13,7 @@ from ssa_analysis.checkpoints.layouts.families import FAMILIES
 from ssa_analysis.checkpoints.layouts.heads import build_head
 from ssa_analysis.checkpoints.layouts.patterns import HEAD
 from ssa_analysis.checkpoints.layouts.row import Beside, Found, Layout, Recipe, Recognised, sort_keys
+from ssa_analysis.checkpoints.layouts.sizes import check_size
 from ssa_analysis.checkpoints.normalisation import parse_normalisation
 from ssa_analysis.errors import CheckpointError, SettingsError
 from ssa_analysis.models.encoder import Encoder
@@ -64,6 +65,7 @@ def recognise(
         left_over |= behind
         parts["backbone"] = {name: tensor for name, tensor in parts["backbone"].items() if name not in cut}
         parts["projector"] = parts["classifier"] = {}
+    check_size(lambda: family.build(parts["backbone"], recipe).module, parts["backbone"].values())
     backbone, arch, assumptions, image_size = family.build(parts["backbone"], recipe)
     projector = build_head(parts["projector"], recipe.activation) if parts["projector"] else None
     classifier = _classifier(parts["classifier"], int(backbone.feature_dim))  # type: ignore[arg-type]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ssa_analysis.checkpoints.layouts.row import LAYOUTS, Layout, Recognised
+from ssa_analysis.checkpoints.layouts.sizes import check_size
 from ssa_analysis.checkpoints.writing import FORMAT
 from ssa_analysis.data.views import recipe_from_dict
 from ssa_analysis.errors import CheckpointError
@@ -56,22 +56,11 @@ def _parts(spec: Mapping[str, Any]) -> tuple[nn.Module, Projector]:
     return backbone, Projector((int(backbone.feature_dim), *spec["projector"]))  # type: ignore[arg-type]
 
 
-LARGER = 10  # times as many numbers as the file holds, beyond which nothing is built to say what does not fit
-
-
-def _fits_the_file(parts: Iterable[nn.Module], model: Mapping[str, Any]) -> None:
-    wanted = sum(parameter.numel() for part in parts for parameter in part.parameters())
-    there = sum(tensor.numel() for tensor in model.values() if isinstance(tensor, Tensor))
-    if wanted > LARGER * there + 10_000_000:
-        raise CheckpointError(f"the architecture that it names has {wanted:,} weights, and the file {there:,}")
-
-
 def _own_recognise(payload: Mapping[str, Any]) -> Recognised:
     spec = payload["encoder"]
     if not all(type(size) is int and size > 0 for size in (spec["width"], *spec["projector"])):
         raise CheckpointError("its width and the sizes of its projector must be whole numbers")
-    with torch.device("meta"):  # nothing is made yet: a few bytes can name a network that no machine holds
-        _fits_the_file(_parts(spec), payload["model"])
+    check_size(lambda: nn.ModuleList(_parts(spec)), payload["model"].values())
     backbone, projector = _parts(spec)
     encoder = Encoder(
         backbone, projector, tuple(spec["mean"]), tuple(spec["std"]), recipe_from_dict(payload["recipe"]), payload["loss"]
