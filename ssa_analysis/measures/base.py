@@ -105,7 +105,7 @@ def _coerce(measure: str, key: str, value: Any, default: Any) -> Any:
         if kind is int and float(value) != int(float(value)):
             raise ValueError("not a whole number")
         return kind(float(value)) if kind is int else kind(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SettingsError(f"setting {key} of {measure} must be of type {kind.__name__}, got {value!r}") from error
 
 
