@@ -175,6 +175,8 @@ class Store:
             }
             text = next((hint for word, hint in hints.items() if word in str(error)), str(error))
             raise StoreError(f"{self.path}: {text}") from error
+        except UnicodeDecodeError as error:  # SQLite's own words about a damaged file, which quote it
+            raise StoreError(f"{self.path}: the file is damaged") from error
 
     @contextmanager
     def _understood(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ssa_analysis.reports import html as module
 from ssa_analysis.reports.figures import FIGURES
 from ssa_analysis.reports.html import write_report
 
+from ssa_analysis.checkpoints.loading import LoadReport
+from ssa_analysis.data.datasets import load_data
 from ssa_analysis.linking.comparison import compare
 from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.running.store import Store
@@ -126,6 +128,46 @@ def test_foreign_script_does_not_run(hostile_page: Path, fragment: str) -> None:
     assert "&lt;script&gt;document.title" in dump.dom  # it is there, as text
     assert "<img" not in dump.dom
     assert dump.console == ""
+
+
+@pytest.fixture(scope="module")
+def hostile_everywhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report in which everything that has a name is called by the canary: data set, classes, method, layout, score, unit, mark."""
+    folder = tmp_path_factory.mktemp("everywhere")
+    data = replace(load_data("digits", subset=60), name=CANARY, class_names=tuple(f"{CANARY}{k}" for k in range(10)))
+    training = {"settings": {"method": CANARY, CANARY: CANARY}, "epoch": 1, "data": {"name": CANARY}, CANARY: [CANARY]}
+    (folder / HOSTILE).mkdir()
+    (folder / HOSTILE / "log.csv").write_text("epoch,loss\n1,2.0\n2,1.0\n")
+    row = HOSTILE.replace('"', '""')
+    (folder / HOSTILE / "records.csv").write_text(
+        f'epoch,measure,name,value,low,high\n1,shift,"{row}",1,0,2\n2,shift,"{row}",1,0,2\n'
+    )
+    with Store(folder / "scores.db") as store:
+        for number in range(3):
+            path, sha256 = folder / (HOSTILE if number == 0 else str(number)) / "last.pt", f"{number}" * 64
+            report = LoadReport(
+                str(path), sha256, CANARY, CANARY, 3, 30, True, True, {CANARY: CANARY}, [CANARY], training, {}, CANARY
+            )
+            cell = Cell(str(path), sha256, "downstream", {"seed": 0, CANARY: CANARY}, CANARY, "f" * 16, CANARY)
+            scores = [
+                Score("downstream", "probe_accuracy", VALUES[number] / 10, CANARY, settings={"mark": CANARY, CANARY: CANARY}),
+                Score("downstream", CANARY, VALUES[number], CANARY, settings={"classes": [CANARY]}, arrays={CANARY: [CANARY]}),
+            ]
+            store.write(CellResult(cell, scores, report=report))
+            store.write(CellResult(replace(cell, measure="shift"), error=CANARY))
+        return write_report(store, folder / "report", images=data)
+
+
+@pytest.mark.parametrize("fragment", ["", f"#checkpoint={'0' * 16}", f"#compare={'0' * 16},{'1' * 16}", f"#checkpoint={CANARY}"])
+def test_names_of_every_kind_run_nothing(hostile_everywhere: Path, fragment: str) -> None:
+    dump = open_page(hostile_everywhere, fragment)
+    assert dump.title.startswith("ssa-analyze report: &lt;script&gt;")
+    assert dump.dom.count("&lt;script&gt;document.title") > 10
+    assert "<img" not in dump.dom
+    assert dump.console == ""
+    figures = sorted(path.name for path in hostile_everywhere.parent.rglob("*") if path.is_file())
+    assert any(name.startswith("views_sheet") for name in figures)
+    assert [name for name in figures if not re.fullmatch(r"[a-z0-9_]+\.(png|pdf|csv|tex|html)", name)] == []
 
 
 @pytest.mark.parametrize("place", ["", "#checkpoint", "#compare"])

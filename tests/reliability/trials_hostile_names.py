@@ -31,11 +31,12 @@ from ssa_analysis.scores import Score
 from ssa_analysis.texts import no_formula, one_line, visible, whole
 
 NASTY = (
-    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><script>alert(1)</script>", "javascript:alert(1)", "{{ 7*7 }}",
-    "<svg onload=alert(1)>", "]]><b>", "<!--", "&lt;", "=1+1", "+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", "=cmd|' /C calc'!A0",
-    "'; DROP TABLE scores; --", "x' OR '1'='1", "\x1b[2J", "\x1b]0;pwned\x07", "\x9b31m", "\u202egnp.exe", "a\x00b", "a\nb", "a\rb", "x" * 300,
-    "\udcff\udcfe", "caf\udce9", "$\\frac$", "$x", "\\input{/etc/passwd}", "%s%n", "{0.__class__}", "\\", "..", "a/../b", "\ud83d\ude00"[:1], "\U0001f600",
-    "__proto__", "constructor", "\ufeff", "\u2028", "NaN", "None", "-5.0", "1e5",
+    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><script>alert(1)</script>",
+    "javascript:alert(1)", "{{ 7*7 }}", "<svg onload=alert(1)>", "]]><b>", "<!--", "&lt;", "=1+1", "+1", "-1+1", "@SUM(A1)",
+    "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", "=cmd|' /C calc'!A0", "'; DROP TABLE scores; --", "x' OR '1'='1", "\x1b[2J",
+    "\x1b]0;pwned\x07", "\x9b31m", "\u202egnp.exe", "a\x00b", "a\nb", "a\rb", "x" * 300, "\udcff\udcfe", "caf\udce9",
+    "$\\frac$", "$x", "\\input{/etc/passwd}", "%s%n", "{0.__class__}", "\\", "..", "a/../b", "\ud83d\ude00"[:1],
+    "\U0001f600", "__proto__", "constructor", "\ufeff", "\u2028", "NaN", "None", "-5.0", "1e5",
 )  # fmt: skip
 FORMULA = re.compile(r"[\s\x00]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 
