@@ -132,16 +132,15 @@ def test_foreign_script_does_not_run(hostile_page: Path, fragment: str) -> None:
 
 @pytest.fixture(scope="module")
 def hostile_everywhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report in which everything that has a name is called by the canary: data set, classes, method, layout, score, unit, mark."""
+    """A report in which all that has a name is called by the canary: data set, classes, method, layout, score, unit, mark."""
     folder = tmp_path_factory.mktemp("everywhere")
     data = replace(load_data("digits", subset=60), name=CANARY, class_names=tuple(f"{CANARY}{k}" for k in range(10)))
     training = {"settings": {"method": CANARY, CANARY: CANARY}, "epoch": 1, "data": {"name": CANARY}, CANARY: [CANARY]}
     (folder / HOSTILE).mkdir()
     (folder / HOSTILE / "log.csv").write_text("epoch,loss\n1,2.0\n2,1.0\n")
     row = HOSTILE.replace('"', '""')
-    (folder / HOSTILE / "records.csv").write_text(
-        f'epoch,measure,name,value,low,high\n1,shift,"{row}",1,0,2\n2,shift,"{row}",1,0,2\n'
-    )
+    rows = [f'{epoch},shift,"{row}",1,0,2\n' for epoch in (1, 2)]
+    (folder / HOSTILE / "records.csv").write_text("".join(["epoch,measure,name,value,low,high\n", *rows]))
     with Store(folder / "scores.db") as store:
         for number in range(3):
             path, sha256 = folder / (HOSTILE if number == 0 else str(number)) / "last.pt", f"{number}" * 64
@@ -161,7 +160,8 @@ def hostile_everywhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("fragment", ["", f"#checkpoint={'0' * 16}", f"#compare={'0' * 16},{'1' * 16}", f"#checkpoint={CANARY}"])
 def test_names_of_every_kind_run_nothing(hostile_everywhere: Path, fragment: str) -> None:
     dump = open_page(hostile_everywhere, fragment)
-    assert dump.title.startswith("ssa-analyze report: &lt;script&gt;")
+    assert "ssa-analyze report" in dump.title
+    assert "&lt;script&gt;" in dump.title
     assert dump.dom.count("&lt;script&gt;document.title") > 10
     assert "<img" not in dump.dom
     assert dump.console == ""

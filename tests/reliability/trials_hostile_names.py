@@ -19,7 +19,7 @@ import torch
 from children import MIB, try_all
 from mutations import drawn, mutated_json
 from trial import Tally, trial
-from trials_hostile_fuzz import _convnet
+from trials_hostile_fuzz import _convnet, _torch_file
 
 from ssa_analysis.data.datasets import load_data
 from ssa_analysis.hooks import ScoreRecorder
@@ -202,7 +202,7 @@ def printed_names(tally: Tally, times: int, folder: Path) -> None:
         ):
             with contextlib.suppress(UnicodeEncodeError):  # what no file can be called
                 path = folder / f"{file}.pt"
-                torch.save({**_convnet(), file: torch.ones(3)}, path)
+                path.write_bytes(_torch_file({**_convnet(), file: torch.ones(3)}))
                 for arguments in (("inspect", path), ("inspect", path, "--json"), ("inspect", folder / f"{file}.none")):
                     ended = run_cli(*arguments)
                     spoken = ended.err + ended.out
@@ -235,7 +235,7 @@ def strange_file_names(tally: Tally, times: int, folder: Path) -> None:
             with open(target, "wb") as stream:
                 Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(stream, "PNG")
         path = Path(os.fsdecode(os.path.join(os.fsencode(place), name + b".pt")))
-        torch.save(_convnet(), path)
+        path.write_bytes(_torch_file(_convnet()))
         store, problems = place / "s.db", []
         with patch.object(html, "FIGURES", html.FIGURES[:2]):
             for arguments in (
