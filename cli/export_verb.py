@@ -15,7 +15,7 @@ from ssa_analysis.checkpoints.writing import write_atomically
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.running.store import Store
 from ssa_analysis.scores import JSON_FIELDS, Score
-from ssa_analysis.texts import whole
+from ssa_analysis.texts import visible
 
 FORMATS = ("csv", "json", "parquet", "latex")
 
@@ -48,7 +48,7 @@ def command(store_path: str, kind: str, out: str | None, data: str | None) -> No
         ]
         content = (json.dumps(scores, indent=1) + "\n").encode()
     elif kind == "latex":
-        content = whole(to_latex(summary_table(frame), protocol_note(frame, environments))).encode()
+        content = visible(to_latex(summary_table(frame), protocol_note(frame, environments))).encode()
     else:
         content = _parquet(frame.assign(settings=frame["settings"].map(json.dumps)).drop(columns=["arrays"]))
     if out is None:

@@ -10,6 +10,7 @@ from ssa_analysis.cli.loudness import put
 
 from ssa_analysis.checkpoints.loading import LoadReport, load_checkpoint
 from ssa_analysis.checkpoints.options import LoadOptions
+from ssa_analysis.texts import one_line
 
 WITHOUT = (
     "no: the contrastive loss and the embedding need one; --embedding features takes the features, --loss supervised a probe"
@@ -45,7 +46,7 @@ def command(file: str, options: LoadOptions, tensors: bool, as_json: bool) -> No
     put(describe(report))
     if tensors:
         for key, place in report.places.items():
-            put(f"tensor       {key} -> {place}")
+            put(one_line(f"tensor       {key} -> {place}"))
 
 
 def describe(report: LoadReport) -> str:
@@ -70,7 +71,7 @@ def describe(report: LoadReport) -> str:
         lines.append(f"loss         {loss}, {'no epoch yet' if mean is None else f'last epoch mean {mean:.4f}'}")
     lines += [f"images       trained with {report.image_size} pixels"] if report.image_size else []
     lines += [f"assumed      {text}" for text in report.assumptions]
-    return "\n".join([*lines, *_left_over(report)])
+    return "\n".join(map(one_line, [*lines, *_left_over(report)]))
 
 
 def _parts(report: LoadReport) -> str:

@@ -44,7 +44,7 @@ from ssa_analysis.measures import MEASURES
 from ssa_analysis.registry import unknown_name
 from ssa_analysis.running.histories import training_history
 from ssa_analysis.running.store import Store
-from ssa_analysis.texts import whole
+from ssa_analysis.texts import visible, whole
 from ssa_analysis.version import __version__
 
 SHOWN_ROWS = 500  # of a table that stands in the page; longer ones are carried along, and shown as they are asked for
@@ -227,7 +227,7 @@ def _write_tables(tables: Mapping[str, pd.DataFrame], folder: Path, note: str) -
         else:
             write_atomically(folder / f"{name}.csv", text)
         if len(table) <= LATEX_ROWS:
-            write_atomically(folder / f"{name}.tex", whole(to_latex(table, note)).encode())
+            write_atomically(folder / f"{name}.tex", visible(to_latex(table, note)).encode())
 
 
 def render(**content: Any) -> str:

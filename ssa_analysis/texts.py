@@ -45,7 +45,7 @@ def no_formula(value: Any) -> Any:
     before it. Numbers, with their errors, are no formulas and stay as they are."""
     if not isinstance(value, str):
         return value
-    text = whole(value).replace("\r", " ").replace("\x00", " ")  # readers take them for the end of a row, or of the file
+    text = visible(value.replace("\r", " ").replace("\x00", " "))  # which readers take for the end of a row, or of the file
     return f"'{text}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else text
 
 

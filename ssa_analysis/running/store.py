@@ -21,7 +21,7 @@ from ssa_analysis.paths import expanded, ordinary, resolved
 from ssa_analysis.running.environment import environment, environment_id
 from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.scores import Score
-from ssa_analysis.texts import parsed_json, whole
+from ssa_analysis.texts import one_line, parsed_json, whole
 
 SCHEMA_VERSION = 1
 BUSY = 30.0  # seconds that another process may hold the file before it is said
@@ -70,7 +70,7 @@ def short_names(paths: Mapping[str, str]) -> dict[str, str]:
     """
 
     def parts_of(path: str) -> list[str]:
-        p = Path(whole(path))
+        p = Path(one_line(path))
         parts = [x for x in (*p.parent.parts, p.stem) if x not in ("/", "..", ".")]
         return parts[:-1] if p.stem == "last" and len(parts) > 1 else parts
 

@@ -71,9 +71,7 @@ def _store_of(folder: Path, called: list[str], number: int) -> Path:
     path = folder / f"{number}.db"
     with Store(path) as store:
         for place, name in enumerate(called):
-            cell = Cell(
-                f"runs/{name}/last.pt", f"{place:064x}", "downstream", {"seed": 0}, name[:3] and "digits", "f" * 16, "0.1.0/1"
-            )
+            cell = Cell(f"runs/{name}/last.pt", f"{place:064x}", "downstream", {"seed": 0}, "digits", "f" * 16, "0.1.0/1")
             scores = [
                 Score("downstream", "probe_accuracy", 0.5 + place / 100, name, 0.1, settings={"mark": name, "classes": [name]}),
                 Score("downstream", "confusion", -0.5, name, settings={"mark": ""}, arrays={"names": [name]}),

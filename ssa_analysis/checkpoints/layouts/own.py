@@ -59,7 +59,7 @@ def _parts(spec: Mapping[str, Any]) -> tuple[nn.Module, Projector]:
 def _own_recognise(payload: Mapping[str, Any]) -> Recognised:
     spec = payload["encoder"]
     if not all(type(size) is int and size > 0 for size in (spec["width"], *spec["projector"])):
-        raise CheckpointError("its width and the sizes of its projector must be whole numbers")
+        raise TypeError("its width and the sizes of its projector must be whole numbers")
     check_size(lambda: nn.ModuleList(_parts(spec)), payload["model"].values())
     backbone, projector = _parts(spec)
     encoder = Encoder(
