@@ -149,7 +149,7 @@ def _command_lines() -> Any:
     return st.one_of(*lines, st.lists(word, max_size=4))
 
 
-@trial("hostile", "command lines of every verb", CLEAN + "; nothing is written outside of the folder", few=150, many=3000)
+@trial("hostile", "command lines of every verb", CLEAN + "; nothing is written outside of the folder", few=90, many=3000)
 def fuzzed_command_lines(tally: Tally, times: int, folder: Path) -> None:
     work = workplace(folder)
     inputs = drawn(_command_lines(), times)

@@ -129,14 +129,14 @@ def archive_bombs(tally: Tally, times: int, folder: Path) -> None:
     few = (10, 8, 8, 3)
     long = 1 << 40
     deflated = zlib.compressobj(9, wbits=-15)
-    zeros = deflated.compress(bytes(1 << 28)) + deflated.flush()
+    zeros = deflated.compress(bytes(1 << 26)) + deflated.flush()
     lying = bytearray(zip_of({"x.npy": npy_header((long,)) + zeros[:100]}, zipfile.ZIP_DEFLATED))
     contents: list[tuple[str, bytes]] = [
-        ("a.npz", _bomb((1 << 10, 1 << 10, 1 << 10, 3), 1 << 28)),  # 256 MiB of zeros in 260 KB
-        ("b.npz", _bomb((long, long, 3), 1 << 22)), ("c.npz", _bomb(few, 1 << 28)), ("d.npz", bytes(lying)),
+        ("a.npz", _bomb((1 << 10, 1 << 10, 1 << 10, 3), 1 << 26)),  # 64 MiB of zeros in 65 KB
+        ("b.npz", _bomb((long, long, 3), 1 << 22)), ("c.npz", _bomb(few, 1 << 26)), ("d.npz", bytes(lying)),
         ("e.npz", zip_of({"x.npy": npy_header((2**63 - 1, 2**63 - 1, 3))})),
         ("f.npz", zip_of({"x.npy": npy_header((0, 2**62, 2**62, 3)), "y.npy": npy_header((2**60,), "<i8")})),
-        ("g.pt", zip_of({"a/data.pkl": b"N." + bytes(1 << 28)}, zipfile.ZIP_DEFLATED)),
+        ("g.pt", zip_of({"a/data.pkl": b"N." + bytes(1 << 26)}, zipfile.ZIP_DEFLATED)),
         ("h.npz", zip_of({f"{number}.npy": b"" for number in range(20_000)})),
     ]  # fmt: skip
 

@@ -378,7 +378,7 @@ def _no_atheris() -> str:
 
 @trial(
     "hostile", "inputs that atheris finds, led by the code that they reach: pickles, torch files, safetensors, .npz, TOML",
-    CLEAN, few=5, many=25, absent=_no_atheris,
+    CLEAN, few=2, many=25, absent=_no_atheris,
 )  # fmt: skip
 def guided_readers(tally: Tally, times: int, folder: Path) -> None:
     """Each time one reader gets a thousand inputs in a process of its own."""
@@ -388,7 +388,7 @@ def guided_readers(tally: Tally, times: int, folder: Path) -> None:
         place = folder / str(number)
         place.mkdir()
         reader = readers[number % len(readers)]
-        runs = 1000 if times > len(readers) else 200
+        runs = 1000 if times > len(readers) else 300
         command = [sys.executable, str(script), reader, f"-runs={runs}", f"-seed={number + 1}", "-timeout=30",
                    "-rss_limit_mb=4096", "-max_len=8192", f"-artifact_prefix={place}/", str(place / "corpus")]  # fmt: skip
         (place / "corpus").mkdir()

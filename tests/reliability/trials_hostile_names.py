@@ -255,7 +255,7 @@ def strange_file_names(tally: Tally, times: int, folder: Path) -> None:
 
 @trial(
     "hostile", "stores whose scores are not as a measure writes them, through report, link, compare and export",
-    "a clean error or a result each time, no traceback", few=8, many=400,
+    "a clean error or a result each time, no traceback", few=6, many=400,
 )  # fmt: skip
 def foreign_scores(tally: Tally, times: int, folder: Path) -> None:
     import sqlite3

@@ -129,7 +129,7 @@ def _config_texts(times: int, known: dict[str, Any], whole: bytes) -> list[bytes
     )
 
 
-@trial("hostile", "study files with wrong types, names and sizes", CLEAN, few=100, many=2000)
+@trial("hostile", "study files with wrong types, names and sizes", CLEAN, few=60, many=2000)
 def fuzzed_studies(tally: Tally, times: int, folder: Path) -> None:
     whole = (ROOT / "studies" / "smoke.toml").read_bytes()
 
