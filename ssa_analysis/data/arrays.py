@@ -20,7 +20,7 @@ from ssa_analysis.errors import DataError
 from ssa_analysis.paths import ordinary
 
 MEMORY_LIMIT = 6 * 2**30  # bytes of decoded images; beyond it a subset must be asked for
-RATIO = 100  # bytes of an array by bytes of its file: images of one colour compress that well
+RATIO = 200  # bytes of an array by bytes of its file; dSprites has 113, images of one colour have up to 1,000
 LARGEST = 1 << 38  # bytes of a file of which only parts are read
 SLACK = 1 << 26  # bytes that a small file may unpack to beyond that
 MOST_MEMBERS = 10_000  # of an archive

@@ -153,7 +153,7 @@ def archive_bombs(tally: Tally, times: int, folder: Path) -> None:
         raise AssertionError("no error")
 
     inputs = [contents[number % len(contents)] for number in range(times)]
-    try_all(tally, inputs, read, memory=lambda item: 5 * (100 * len(item[1]) + 64 * MIB))
+    try_all(tally, inputs, read, memory=lambda item: 5 * (200 * len(item[1]) + 64 * MIB))
 
 
 @trial("hostile", ".npy arrays whose header claims terabytes, as test sets and official corruptions", QUICK, few=12, many=60)

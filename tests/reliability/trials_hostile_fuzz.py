@@ -52,7 +52,7 @@ def checkpoint_memory(content: bytes) -> int:
 
 def data_memory(content: bytes) -> int:
     """The bound of docs/security.md for an archive of images."""
-    return 5 * (100 * len(content) + 64 * MIB)
+    return 5 * (200 * len(content) + 64 * MIB)
 
 
 def _state() -> dict[str, torch.Tensor]:
