@@ -49,11 +49,10 @@ class Recorder:
         return bool(self._measures) and (epoch in (0, epochs) or (self.every > 0 and epoch % self.every == 0))
 
     def _append(self, epoch: int, scores: list[Score], seconds: float) -> None:
-        rows = (
-            [epoch, no_formula(s.measure), no_formula(s.name), s.value, s.stderr, s.low, s.high, no_formula(s.unit)]
-            + [int(s.converged), seconds, ""]  # noqa: RUF005 (it fits on two lines)
-            for s in scores
-        )
+        rows = []
+        for s in scores:
+            names = no_formula(s.measure), no_formula(s.name)
+            rows.append([epoch, *names, s.value, s.stderr, s.low, s.high, no_formula(s.unit), int(s.converged), seconds, ""])
         append_rows(self.path, rows)
 
     def _append_failure(self, epoch: int, measure: str, error: str, seconds: float) -> None:
