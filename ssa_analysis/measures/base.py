@@ -17,7 +17,7 @@ from ssa_analysis.checkpoints.options import LoadOptions
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.pairs import practical_pairs
 from ssa_analysis.data.views import ViewRecipe, Views, named_recipe
-from ssa_analysis.errors import SettingsError
+from ssa_analysis.errors import MeasureError, SettingsError
 from ssa_analysis.models.encoder import Encoder, in_batches
 from ssa_analysis.numerics.contrastive import check_temperature
 from ssa_analysis.numerics.seeding import derive_seed
@@ -25,6 +25,7 @@ from ssa_analysis.registry import Registry, check_fields
 from ssa_analysis.scores import Score
 
 DEFAULT_TAU = 0.5
+UNIT = 1e-3  # how far from one the norm of an embedding may be
 
 
 @dataclass(frozen=True)
@@ -203,22 +204,55 @@ def forget(encoder: Encoder) -> None:
     _cache.pop(encoder, None)
 
 
+def finite_features(h: Tensor, of: str) -> Tensor:
+    """``h (n, feature_dim)``; MeasureError where it holds NaN or infinity, of which every measure would make some number."""
+    broken = int((~torch.isfinite(h).all(dim=1)).sum())
+    if broken:
+        raise MeasureError(f"the features of {broken} of {len(h)} {of} hold NaN or infinity: nothing can be measured on them")
+    return h
+
+
+def unit_embeddings(z: Tensor, of: str) -> Tensor:
+    """``z (n, d)``; MeasureError unless its rows are finite unit vectors: a projector's output of zero has no direction."""
+    broken = int((~torch.isfinite(z).all(dim=1)).sum())
+    if broken:
+        raise MeasureError(f"the embeddings of {broken} of {len(z)} {of} hold NaN or infinity: nothing can be measured on them")
+    norms = z.norm(dim=1)
+    off = int(((norms - 1).abs() > UNIT).sum())
+    if off:
+        raise MeasureError(
+            f"the projector's output does not have unit norm on {off} of {len(z)} {of} (norms {norms.min():.3g} to "
+            f"{norms.max():.3g}): the loss and the theory are about unit vectors, and an output of zero has no direction"
+        )
+    return z
+
+
+def require_images(data: Data, split: str, least: int, what: str) -> None:
+    """MeasureError where a split holds fewer than ``least`` images."""
+    count = len(data.index_of(split))
+    if count < least:
+        has = f"{count} image{'' if count == 1 else 's'}"
+        raise MeasureError(f"{data.name}: the {split} split holds {has}, and {what} needs at least {least}")
+
+
 def split_features(encoder: Encoder, data: Data, split: str) -> Tensor:
     """``(n, feature_dim)`` features h of a split's images as they are, on the CPU."""
-    return remembered(  # type: ignore[no-any-return]
-        encoder,
-        ("features", data.fingerprint, split),
-        lambda: in_batches(encoder.features, data.images_of(split), encoder.device),
-    )
+
+    def compute() -> Tensor:
+        require_images(data, split, 1, "this measure")
+        return finite_features(in_batches(encoder.features, data.images_of(split), encoder.device), f"{split} images")
+
+    return remembered(encoder, ("features", data.fingerprint, split), compute)  # type: ignore[no-any-return]
 
 
 def split_embeddings(encoder: Encoder, data: Data, split: str) -> Tensor:
     """``(n, d)`` embedding z of a split's images as they are, unit rows, on the CPU."""
-    return remembered(  # type: ignore[no-any-return]
-        encoder,
-        ("embeddings", data.fingerprint, split),
-        lambda: in_batches(encoder.embed_features, split_features(encoder, data, split), encoder.device),
-    )
+
+    def compute() -> Tensor:
+        z = in_batches(encoder.embed_features, split_features(encoder, data, split), encoder.device)
+        return unit_embeddings(z, f"{split} images")
+
+    return remembered(encoder, ("embeddings", data.fingerprint, split), compute)  # type: ignore[no-any-return]
 
 
 def on_views(
@@ -228,6 +262,7 @@ def on_views(
 
     The same seed and recipe give the same views to every function.
     """
+    require_images(data, split, 1, "this measure")
     views = Views(recipe, data.image_size)
     images, labels = data.images_of(split), data.labels_if_any(split)
     first: list[Tensor] = []
@@ -245,10 +280,13 @@ def on_views(
 def practical_features(encoder: Encoder, data: Data, split: str, settings: MeasureSettings) -> tuple[Tensor, Tensor]:
     """Features ``(n, feature_dim)`` of two views of every image of a split."""
     recipe = resolve_recipe(encoder, data, settings.views)
+
+    def compute() -> tuple[Tensor, Tensor]:
+        first, second = on_views(encoder, data, split, recipe, settings.seed, encoder.features)
+        return finite_features(first, f"{split} views"), finite_features(second, f"{split} views")
+
     key = ("practical features", data.fingerprint, split, repr(recipe), settings.seed)
-    return remembered(  # type: ignore[no-any-return]
-        encoder, key, lambda: on_views(encoder, data, split, recipe, settings.seed, encoder.features)
-    )
+    return remembered(encoder, key, compute)  # type: ignore[no-any-return]
 
 
 def practical_embeddings(encoder: Encoder, data: Data, split: str, settings: MeasureSettings) -> tuple[Tensor, Tensor]:
@@ -258,7 +296,7 @@ def practical_embeddings(encoder: Encoder, data: Data, split: str, settings: Mea
     def compute() -> tuple[Tensor, Tensor]:
         both = practical_features(encoder, data, split, settings)
         first, second = (in_batches(encoder.embed_features, h, encoder.device) for h in both)
-        return first, second
+        return unit_embeddings(first, f"{split} views"), unit_embeddings(second, f"{split} views")
 
     key = ("practical", data.fingerprint, split, repr(recipe), settings.seed)
     return remembered(encoder, key, compute)  # type: ignore[no-any-return]

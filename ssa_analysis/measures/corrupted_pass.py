@@ -12,7 +12,7 @@ from torch import Tensor
 from ssa_analysis.data.corruptions import SEVERITIES
 from ssa_analysis.data.corruptions.sources import CorruptedTwins
 from ssa_analysis.data.datasets import Data
-from ssa_analysis.measures.base import run_context, split_features
+from ssa_analysis.measures.base import finite_features, run_context, split_features, unit_embeddings
 from ssa_analysis.measures.probing import fit_probe
 from ssa_analysis.models.encoder import Encoder, in_batches
 from ssa_analysis.numerics.classifiers import knn_predict
@@ -49,7 +49,7 @@ def angle_reader(encoder: Encoder, data: Data) -> Reader:
 
     def by_angle(h: Tensor, at: Tensor) -> Tensor:
         clean, z = (in_batches(encoder.embed_features, x, encoder.device) for x in (features[at], h))
-        return angles(clean, z)
+        return angles(unit_embeddings(clean, "held-out images"), unit_embeddings(z, "corrupted images"))
 
     return by_angle
 
@@ -97,7 +97,7 @@ def read_corrupted(
             progress.stage = f"{name} {severity}"
             for part in parts:
                 images = twins.batch(name, severity, at[part], encoder.device)
-                h = in_batches(encoder.features, images, encoder.device)
+                h = finite_features(in_batches(encoder.features, images, encoder.device), f"images under {name} {severity}")
                 for reader, read in readers.items():
                     values[reader][i, j, part] = read(h, at[part]).numpy()
                 progress.step()

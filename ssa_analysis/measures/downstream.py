@@ -40,6 +40,10 @@ class DownstreamSettings(MeasureSettings):
         super().__post_init__()
         if self.draws < 2:
             raise SettingsError(f"draws must be at least 2, or the error of the low-label probes is unknown; got {self.draws}")
+        if self.neighbours < 1 or not self.temperature > 0:
+            raise SettingsError(
+                f"downstream needs 1 or more neighbours and a temperature above 0, got {self.neighbours} and {self.temperature}"
+            )
 
 
 def _accuracy_score(name: str, correct: Tensor, **about: object) -> Score:

@@ -23,7 +23,14 @@ from torch.nn.functional import cross_entropy, normalize
 from ssa_analysis.data.datasets import SPLITS, Data
 from ssa_analysis.data.pairs import PairBatch, draw_images, fixed_batches
 from ssa_analysis.errors import MeasureError, SettingsError
-from ssa_analysis.measures.base import MeasureSettings, loss_parameters, make_views, remembered, split_features
+from ssa_analysis.measures.base import (
+    MeasureSettings,
+    loss_parameters,
+    make_views,
+    remembered,
+    split_features,
+    unit_embeddings,
+)
 from ssa_analysis.measures.probing import fit_probe
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.contrastive import check_temperature, nt_xent_from_similarities
@@ -118,7 +125,7 @@ def fixed_operator(
 
     Raises:
         MeasureError: no projector, classes that do not fit, a network that mixes the images of a batch, a loss that is not
-            finite, or two passes that differ.
+            finite, embeddings off the sphere, or two passes that differ.
         SettingsError: a scope that names nothing, or a memory that cannot hold the vectors of a product.
     """
     encoder.eval()
@@ -148,6 +155,9 @@ def fixed_operator(
     memory, _ = graph_memory(settings.memory * 2**30, size, each, basis, encoder.device.type)
     operator = CurvatureOperator(network, batches, parameters, names=chosen, kind=kind, memory=memory)
     operator.check_determinism()
+    if part == "projector":
+        for batch in operator.batches:
+            unit_embeddings(operator.outputs(batch), f"{settings.split} views")
     return operator
 
 

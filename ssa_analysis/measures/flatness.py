@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -120,6 +121,11 @@ def _about(error: str, invariant: bool, **rest: Any) -> dict[str, Any]:
 
 
 def _mean(name: str, values: np.ndarray, unit: str, about: dict[str, Any]) -> Score:
+    """The mean of ``(n,)`` rises; no number where the loss was not finite in one of them."""
+    broken = int((~np.isfinite(values)).sum())
+    if broken:
+        why = f"the loss is not finite in {broken} of {len(values)} {about['over']}"
+        return Score("flatness", name, math.nan, unit, converged=False, settings={**about, "error": "unknown", "undefined": why})
     return Score.of_interval("flatness", name, mean_interval(values), unit, settings=about)
 
 

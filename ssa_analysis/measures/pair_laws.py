@@ -25,6 +25,7 @@ from ssa_analysis.data.views import ViewRecipe, to_float
 from ssa_analysis.errors import DataError, SettingsError
 from ssa_analysis.measures.base import (
     MeasureSettings,
+    finite_features,
     on_views,
     practical_embeddings,
     practical_features,
@@ -32,6 +33,7 @@ from ssa_analysis.measures.base import (
     resolve_recipe,
     split_embeddings,
     split_features,
+    unit_embeddings,
 )
 from ssa_analysis.models.encoder import Encoder, in_batches
 from ssa_analysis.numerics.seeding import derive_seed, generator
@@ -111,8 +113,10 @@ def views_in(encoder: Encoder, data: Data, space: Space, settings: MeasureSettin
 def recipe_views(encoder: Encoder, data: Data, space: Space, recipe: ViewRecipe, seed: int, per_image: int) -> list[Pair]:
     """``per_image`` pairs of views of every held-out image, drawn from a seed of their own."""
     functions: dict[str, Callable[[Tensor], Tensor]] = {
-        "embedding": encoder.embed, "features": encoder.features, "pixels": flat_pixels,
-    }  # fmt: skip
+        "embedding": lambda images: unit_embeddings(encoder.embed(images), "held-out views"),
+        "features": lambda images: finite_features(encoder.features(images), "held-out views"),
+        "pixels": flat_pixels,
+    }
     drawn = [
         on_views(encoder, data, SPLIT, recipe, derive_seed(seed, "recipe", repeat) % 2**60, functions[space.name])
         for repeat in range(per_image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ssa_analysis.data.datasets import Data
+from ssa_analysis.errors import SettingsError
 from ssa_analysis.measures.base import (
     MeasureSettings,
     loss_parameters,
     measure,
     practical_embeddings,
+    require_images,
     split_embeddings,
     split_features,
 )
@@ -23,6 +26,8 @@ from ssa_analysis.numerics.resampling import bootstrap, jackknife_stderr, mean_i
 from ssa_analysis.numerics.seeding import derive_seed
 from ssa_analysis.scores import Score
 
+LEAST_IMAGES = 3  # the uniformity without one of them still needs a pair
+
 
 @dataclass(frozen=True)
 class RepresentationSettings(MeasureSettings):
@@ -31,12 +36,27 @@ class RepresentationSettings(MeasureSettings):
     images: int = 2000
     bootstrap: int = 50
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.images < LEAST_IMAGES or self.bootstrap < 2:
+            raise SettingsError(
+                f"representation.images must be at least {LEAST_IMAGES} and representation.bootstrap at least 2, or there is no "
+                f"error; got {self.images} and {self.bootstrap}"
+            )
+
 
 def effective_rank(h: Tensor) -> float:
-    """RankMe (Garrido et al. 2023): exponential of the entropy of the normalised singular values of ``h (n, d)``."""
-    gram = h.double().T @ h.double() if h.shape[0] >= h.shape[1] else h.double() @ h.double().T
+    """RankMe (Garrido et al. 2023): exponential of the entropy of the normalised singular values of ``h (n, d)``.
+
+    The same for ``h`` times any number, and 0, the rank, where all of ``h`` is zero.
+    """
+    largest = float(h.abs().max())
+    if largest == 0:
+        return 0.0
+    h = h.double() / 2.0 ** math.frexp(largest)[1]  # a power of two: no digit changes
+    gram = h.T @ h if h.shape[0] >= h.shape[1] else h @ h.T
     singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    share = singular / singular.sum().clamp_min(1e-30)
+    share = singular / singular.sum()
     return float(torch.exp(-(share * torch.log(share.clamp_min(1e-30))).sum()))
 
 
@@ -63,6 +83,7 @@ def representation(encoder: Encoder, data: Data, settings: RepresentationSetting
     ranks are RankMe (Garrido et al. 2023); the loss is NT-Xent over one batch of up to 256 held-out pairs, in nats.
     The weight norm is the l2 norm of all weights, backbone and projector, without BatchNorm's statistics; it has no error.
     """
+    require_images(data, "held-out", LEAST_IMAGES, "the uniformity")
     z = split_embeddings(encoder, data, "held-out")[: settings.images]
     h = split_features(encoder, data, "held-out")[: settings.images]
     first, second = practical_embeddings(encoder, data, "held-out", settings)

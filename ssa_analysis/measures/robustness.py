@@ -15,7 +15,7 @@ from ssa_analysis.data.corruptions.sources import CorruptedTwins, Regenerated, o
 from ssa_analysis.data.datasets import Data, subsample
 from ssa_analysis.data.further_sets import load_further_set
 from ssa_analysis.errors import MeasureError, SettingsError
-from ssa_analysis.measures.base import MeasureSettings, measure
+from ssa_analysis.measures.base import MeasureSettings, finite_features, measure
 from ssa_analysis.measures.corrupted_pass import (
     CorruptedPass,
     Predictor,
@@ -63,7 +63,7 @@ class RobustnessSettings(MeasureSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.images < 0 or self.images == 1 or self.batch < 1 or self.neighbours < 1 or self.temperature <= 0:
+        if self.images < 0 or self.images == 1 or self.batch < 1 or self.neighbours < 1 or not self.temperature > 0:
             raise SettingsError(
                 "robustness needs 2 or more images (0: all), 1 or more for batch and neighbours, and a temperature above 0"
             )
@@ -251,7 +251,7 @@ def _further(encoder: Encoder, data: Data, settings: RobustnessSettings, predict
     for text in filter(None, settings.test_sets.split(os.pathsep)):
         path = expanded(text)
         test_set = load_further_set(path, data)
-        h = in_batches(encoder.features, test_set.images, encoder.device)
+        h = finite_features(in_batches(encoder.features, test_set.images, encoder.device), f"images of {path}")
         name = re.sub(r"\W", "_", test_set.name)
         for reader, predict in predictors.items():
             wrong = (predict(h) != test_set.labels).double().numpy()

@@ -19,7 +19,7 @@ from ssa_analysis.data.fourier import PRESETS, FourierSettings, clipped_share
 from ssa_analysis.data.pairs import disjoint_ideal_pairs
 from ssa_analysis.data.recipe_parts import NOTHING, only, parts_of, scaled, scaled_whole, without
 from ssa_analysis.data.views import ViewRecipe, Views, to_float
-from ssa_analysis.errors import DataError, SettingsError
+from ssa_analysis.errors import DataError, MeasureError, SettingsError
 from ssa_analysis.measures.base import (
     MeasureSettings,
     loss_parameters,
@@ -28,6 +28,7 @@ from ssa_analysis.measures.base import (
     run_context,
     split_embeddings,
     split_features,
+    unit_embeddings,
 )
 from ssa_analysis.measures.pair_laws import LEAST_GROUPS, LEAST_PAIRS, SPLIT, Pair
 from ssa_analysis.models.encoder import Encoder, in_batches
@@ -165,8 +166,14 @@ def _embedded_views(encoder: Encoder, data: Data, images: _Images, recipe: ViewR
         near = images.features[index] if views.needs_features else None
         pair = views.pair(images.viewed[index], derive_seed(seed, "adviser", number), images.labels[index], near)
         for side, view in zip(sides, pair, strict=True):
-            side.append(in_batches(encoder.embed, view, encoder.device))
+            side.append(unit_embeddings(in_batches(encoder.embed, view, encoder.device), "held-out views"))
     return torch.cat(sides[0]), torch.cat(sides[1])
+
+
+def _check_spread(images: _Images, practical: Pair) -> None:
+    every = torch.cat([*images.ideal, images.viewed_clean, *practical])
+    if bool((every == every[0]).all()):
+        raise MeasureError("all embeddings coincide (collapsed embedding): no augmentation can bring any shift about")
 
 
 def _clipped(images: _Images, recipe: ViewRecipe, seed: int) -> float | None:
@@ -275,6 +282,8 @@ def views(encoder: Encoder, data: Data, settings: ViewsSettings) -> list[Score]:
     oracle: Score | None = None
     for row in rows:
         pair = _embedded_views(encoder, data, images, row.recipe, settings.seed)
+        if row.name == "recipe":
+            _check_spread(images, pair)
         shift, left_out, parts = _shift(ideal, pair, settings.groups, seed)
         found[row.name] = _Measured(
             shift, left_out, parts, mean_of((pair[0].double() * pair[1].double()).sum(1)),

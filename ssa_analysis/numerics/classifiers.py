@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,6 +123,13 @@ def mean_cross_entropy(logits: Tensor, y: Tensor) -> float:
     return float(cross_entropy(logits, y.to(logits.device)))
 
 
+def _directions(x: Tensor) -> Tensor:
+    """Unit rows of ``x (n, d)``, whatever its scale; rows of zeros stay."""
+    largest = float(x.abs().max()) if x.numel() else 0.0
+    # a power of two: no digit changes
+    return normalize(x * 2.0 ** -math.frexp(largest)[1] if 0 < largest < math.inf else x, dim=1)
+
+
 def knn_predict(
     bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, *, k: int = 200, temperature: float | None = 0.1
 ) -> Tensor:
@@ -134,12 +142,13 @@ def knn_predict(
     Returns:
         ``(m,)`` predicted labels; ties go to the lower label.
     """
-    bank, queries = normalize(bank, dim=1), normalize(queries, dim=1)
+    bank, queries = _directions(bank), _directions(queries)
     k = min(k, len(bank))
     predictions = []
     for chunk in queries.split(2048):
         similarity, index = (chunk @ bank.T).topk(k, dim=1)
-        vote = torch.exp(similarity / temperature) if temperature else torch.ones_like(similarity)
+        # only ratios of votes count: of the nearest neighbour it is 1, so that no temperature overflows
+        vote = torch.exp((similarity - similarity[:, :1]) / temperature) if temperature else torch.ones_like(similarity)
         score = torch.zeros(len(chunk), classes, dtype=vote.dtype, device=vote.device)
         predictions.append(score.scatter_add_(1, bank_labels.to(vote.device)[index], vote).argmax(1))
     return torch.cat(predictions)

@@ -286,7 +286,7 @@ class CurvatureOperator:
         """This process's rows of a batch's inputs."""
         return batch.inputs[self.ranks.rows(len(batch.inputs))]
 
-    def _outputs(self, batch: Batch) -> Tensor:
+    def outputs(self, batch: Batch) -> Tensor:
         """Outputs of a batch, without a graph."""
         with torch.no_grad():
             mine = torch.cat([self._through(_pixels_last(part)) for part in self._mine(batch).split(self.chunk)])
@@ -295,13 +295,13 @@ class CurvatureOperator:
     def loss(self) -> float:
         """The mean loss over the batches, at the present parameters."""
         with torch.no_grad():
-            total = sum(float(batch.loss(self._outputs(batch))) for batch in self.batches)
+            total = sum(float(batch.loss(self.outputs(batch))) for batch in self.batches)
         self.on_work()
         return total / len(self.batches)
 
     def _loss_gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs ``(k, d)`` of a batch, as a leaf, and the gradient of its loss with respect to them."""
-        outputs = self._outputs(batch).requires_grad_()
+        outputs = self.outputs(batch).requires_grad_()
         return outputs, _grad(batch.loss(outputs), [outputs])[0]
 
     def gradient(self) -> Tensor:
@@ -334,7 +334,10 @@ class CurvatureOperator:
         self.products += len(vectors)
         for _ in vectors:
             self.on_work()
-        return (self.ranks.sum(total) / len(self.batches)).to(vectors.dtype)
+        products = self.ranks.sum(total) / len(self.batches)
+        if not bool(torch.isfinite(products).all()):
+            raise MeasureError("a product with the curvature is not finite: the loss bends too sharply for this precision")
+        return products.to(vectors.dtype)
 
     def release(self) -> None:
         """Drop kept graphs: needed after the parameters have changed, and to give the memory back."""

@@ -99,9 +99,11 @@ def student_reach(count: int) -> float:
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Mean of ``(n,)`` independent values with its standard error and Student's 95 % interval."""
+    """Mean of ``(n,)`` independent values with its standard error and Student's 95 % interval, NaN for a single value."""
     values = np.asarray(values, dtype=float)
-    value, spread = float(values.mean()), float(values.std(ddof=1))
+    exponent = int(np.frexp(np.abs(values).max())[1])  # a power of two changes no digit, and squares stay in range
+    near_one = np.ldexp(values, -exponent)
+    value, spread = (float(np.ldexp(v, exponent)) for v in (near_one.mean(), near_one.std(ddof=1) if len(values) > 1 else np.nan))
     reach = student_reach(len(values)) * spread
     return Interval(value, spread / np.sqrt(len(values)), value - reach, value + reach)
 

@@ -126,6 +126,8 @@ def bounds(encoder: Encoder, data: Data, settings: BoundsSettings) -> list[Score
         skipped["R9"] = f"the held-out split has fewer images than a block of {settings.block}"
     if evidence.ideal is not None and mixes_images(encoder, data, settings.views):
         skipped["the chain's certificate"] = "views mix images, so that R4 does not lead to the loss of a batch"
+    if pac is not None and not math.isfinite(pac.noisy_stderr):
+        skipped["R9 PAC-Bayes against another split"] = "one block alone has no error"
     shared: dict[str, Any] = {
         "tau": evidence.tau, "beta": evidence.beta, "negatives": evidence.negatives,
         "skipped": [f"{rungs}: {why}" for rungs, why in skipped.items()],
@@ -200,7 +202,7 @@ def _rungs(
     if len(losses) >= 4:  # two halves with an error each
         checks["R9"] = _halves(losses, settings.block, shared["tau"], shared["beta"], settings.delta)
         extra["R9"] = {"n": len(losses) // 2, "m": settings.block, "delta": settings.delta}
-    if pac is not None:
+    if pac is not None and math.isfinite(pac.noisy_stderr):
         checks["R9_pac_bayes"] = _held_out_check(pac)
     scores = []
     for rung, check in sorted(checks.items()):
@@ -237,11 +239,11 @@ def _value(
     name: str, values: np.ndarray, shared: Mapping[str, Any], arrays: Mapping[str, Any] | None = None, **more: Any
 ) -> Score:
     interval = interval_of(values)
-    about = {**shared, "error": "bootstrap interval", **more}
     unit = "share of the slack" if name.startswith("share_") else "nats"
-    return Score(
-        "bounds", name, interval.value, unit, interval.stderr, interval.low, interval.high, True, about, arrays=arrays or {}
-    )
+    known = len(values) > 1
+    about = {**shared, "error": "bootstrap interval" if known else "not estimated", **more}
+    stderr, low, high = (interval.stderr, interval.low, interval.high) if known else (None, None, None)
+    return Score("bounds", name, interval.value, unit, stderr, low, high, True, about, arrays=arrays or {})
 
 
 def _values(

@@ -6,6 +6,7 @@ bootstrap draws both splits again, within classes, so that intervals speak of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +14,20 @@ from torch import Tensor
 
 from ssa_analysis.data.datasets import Data
 from ssa_analysis.errors import MeasureError
-from ssa_analysis.measures.base import MeasureSettings, loss_parameters, practical_embeddings, split_embeddings
+from ssa_analysis.measures.base import (
+    MeasureSettings,
+    loss_parameters,
+    practical_embeddings,
+    require_images,
+    split_embeddings,
+)
 from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.seeding import generator
 from ssa_analysis.theory.rungs import LabelledLaw, Population, class_weights, empirical_population
 
 ROWS = 512  # anchors whose similarities to all negatives are held at once
-UNIT = 1e-3  # how far from one a norm may be
+LARGEST = 700.0  # logarithm of what float64 holds, less a little
+MOST_NEGATIVES = 2**20  # of each anchor
 
 
 @dataclass(frozen=True)
@@ -52,17 +60,17 @@ class Evidence:
         return Population(self.bank, uniform, torch.ones(1, dtype=torch.float64))
 
 
-def check_unit(name: str, z: Tensor) -> None:
-    """MeasureError unless the rows are finite unit vectors."""
-    broken = int((~torch.isfinite(z).all(dim=1)).sum())
-    if broken:
-        raise MeasureError(f"the embeddings of {broken} of {len(z)} {name} hold NaN or infinity: the theory does not apply")
-    norms = z.norm(dim=1)
-    off = int(((norms - 1).abs() > UNIT).sum())
-    if off:
+def check_range(tau: float, beta: float, negatives: int) -> None:
+    """MeasureError where the rungs leave float64, or R4's negatives the memory."""
+    if 2 / tau + 2 * math.log(max(beta, 1.0)) > LARGEST:
         raise MeasureError(
-            f"the projector's output does not have unit norm on {off} of {len(z)} {name} (norms {norms.min():.3g} to "
-            f"{norms.max():.3g}): the theory is about unit vectors"
+            f"tau = {tau:g} with beta = {beta:g}: (beta exp(1/tau))^2 is beyond double precision, and the rungs compare such "
+            "numbers; raise tau or lower beta"
+        )
+    if negatives > MOST_NEGATIVES:
+        raise MeasureError(
+            f"the rung R4 draws K negatives for each image, and K = {negatives:,} is more than {MOST_NEGATIVES:,}: "
+            "lower bounds.negatives"
         )
 
 
@@ -78,12 +86,13 @@ def gather(encoder: Encoder, data: Data, settings: MeasureSettings, negatives: i
     """
     if data.labelled:
         data.require_classes(2)
+    for split in ("held-out", "probe"):  # of one image, resampling knows no error
+        require_images(data, split, 2, "a bootstrap over images")
     tau, beta = loss_parameters(encoder, settings)
     first, second = (v.double() for v in practical_embeddings(encoder, data, "held-out", settings))
     bank = practical_embeddings(encoder, data, "probe", settings)[0].double()
-    for name, part in (("held-out views", first), ("held-out views", second), ("probe views", bank)):
-        check_unit(name, part)
     count = int(encoder.loss.get("negatives") or negatives)
+    check_range(tau, float(count if beta is None else beta), count)
     weights = torch.full((len(first),), 1 / len(first), dtype=torch.float64)
     ideal = _ideal(encoder, data) if data.labelled else None
     if ideal is not None:
@@ -94,8 +103,6 @@ def gather(encoder: Encoder, data: Data, settings: MeasureSettings, negatives: i
 def _ideal(encoder: Encoder, data: Data) -> Ideal:
     z, bank = (split_embeddings(encoder, data, s).double() for s in ("held-out", "probe"))
     y, labels = data.labels_of("held-out"), data.labels_of("probe")
-    check_unit("held-out images", z)
-    check_unit("probe images", bank)
     population = empirical_population(bank, labels, len(data.class_names))
     return Ideal(LabelledLaw(z, y, class_weights(y, population.prior)), population, labels)
 

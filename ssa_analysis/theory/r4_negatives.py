@@ -38,6 +38,7 @@ from ssa_analysis.theory.rungs import Population
 STATEMENT = "L_inf <= L_K + slack of K negatives"
 MONOTONE = "L_K <= L_inf"
 ROWS = 512  # anchors whose similarities to all negatives are held at once
+TOGETHER = 2**26  # negatives drawn at a time, at most
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def drawn_losses(
 ) -> Tensor:
     """``(k,)`` losses ``l_K`` with K negatives of each anchor's own, drawn from the population's marginal."""
     losses = []
-    for part, plus in zip(z.split(ROWS), z_plus.split(ROWS), strict=True):
+    rows = max(1, min(ROWS, TOGETHER // count))
+    for part, plus in zip(z.split(rows), z_plus.split(rows), strict=True):
         drawn = torch.multinomial(population.marginal, len(part) * count, replacement=True, generator=generator)
         similarities = (part @ population.z.T).gather(1, drawn.view(len(part), count)) / tau
         positive = (part * plus).sum(1) / tau
