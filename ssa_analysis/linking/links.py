@@ -160,7 +160,7 @@ class _Shared:
     """
 
     def __init__(self, design: Design, y: np.ndarray, draws: int, permutations: int, seed: int) -> None:
-        self.design, self.y, self.seed = design, y - y.mean(), seed
+        self.design, self.y, self.seed = design, _about_one(y), seed
         n = len(y)
         self.weights = np.concatenate([np.ones((1, design.configurations)), unit_weights(design, draws, seed)])
         self.independent = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DESIGN_DRAWS).astype(float)
@@ -197,7 +197,7 @@ class _Shared:
         return np.asarray((ranks / max(np.linalg.norm(ranks), 1e-300))[permutations])
 
     def link(self, name: str, x: np.ndarray, deep: bool) -> Link:
-        design, score = self.design, self._variable(x - x.mean())
+        design, score = self.design, self._variable(_about_one(x))
         found = np.concatenate([part.correlations(score) for part in self.parts], axis=1)
         pearson, spearman = (self._interval(values) for values in found[:2])
         link = Link(
@@ -238,6 +238,12 @@ class _Shared:
         plain = np.nanstd(correlation(self._independent_ranks(score), self.independent_ranks))
         ratio = (spearman.stderr / plain) ** 2 if plain > 0 else 1.0
         return float(ratio) if np.isfinite(ratio) and ratio > 1 else 1.0
+
+
+def _about_one(x: np.ndarray) -> np.ndarray:
+    """``(n,)`` values less their mean, over a power of two: no digit changes, and no square leaves double precision."""
+    x = np.ldexp(x, -int(np.frexp(np.abs(x).max())[1]))
+    return np.asarray(x - x.mean())
 
 
 @dataclass(frozen=True)

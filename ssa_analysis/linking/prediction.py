@@ -129,10 +129,10 @@ def predictions(
         leave_out: ``configuration`` or ``method``.
 
     Returns:
-        In the order of ``sets``; empty with fewer than three groups.
+        In the order of ``sets``; empty with fewer than three groups, or where all have the same target.
     """
     groups = design.configuration if leave_out == "configuration" else np.unique(design.method, return_inverse=True)[1]
-    if len(np.unique(groups)) < 3:
+    if len(np.unique(groups)) < 3 or len(np.unique(target)) < 2:
         return []
     weights = configuration_weights(design, draws, seed)
     centre = np.array([target[groups != g].mean() for g in groups])  # what one would say without any score
