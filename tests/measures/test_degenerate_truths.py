@@ -93,11 +93,15 @@ def test_constant_features_know_the_prior_and_no_more(few: Data) -> None:
         assert find_score(found, name).value <= share + 1e-12
 
 
-@pytest.mark.parametrize("measure", ["shift", "views"])
-def test_a_collapsed_embedding_has_no_shift_to_measure(measure: str, digits: Data) -> None:
-    settings = {"groups": 4} if measure == "views" else {"permutations": 19}
+def test_a_collapsed_embedding_has_no_bandwidth(digits: Data) -> None:
     with pytest.raises(MeasureError, match="collapsed embedding"):
-        measured(measure, encoder_of([0.0, 0.0], [0.6, 0.8]), digits, **settings)
+        measured("shift", encoder_of([0.0, 0.0], [0.6, 0.8]), digits, permutations=19)
+
+
+def test_of_no_shift_no_augmentation_takes_anything_off(digits: Data) -> None:
+    found = measured("views", encoder_of([0.0, 0.0], [0.6, 0.8]), digits, groups=4, strengths="1")
+    assert [score.value for score in found] == pytest.approx([0.0] * len(found), abs=1e-9)
+    assert find_score(found, "fourier_relief").settings["verdict"] == "no"
 
 
 def test_pairs_of_one_law_have_no_shift(few: Data) -> None:
