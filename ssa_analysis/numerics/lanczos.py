@@ -84,6 +84,12 @@ def exact_dot(first: Tensor, second: Tensor) -> float:
     return sum(float(torch.dot(a.double(), b.double())) for a, b in blocks)
 
 
+def _length(vector: Tensor) -> float:
+    """Norm of a vector ``(n,)``, also where its squares leave the precision."""
+    length = float(vector.norm())
+    return length if 0 < length < float("inf") else exact_dot(vector, vector) ** 0.5
+
+
 def _combined(coordinates: np.ndarray, basis: Tensor) -> Tensor:
     """Linear combinations of the rows of a basis ``(m, n)``: coordinates ``(m, k)``, result ``(k, n)``.
 
@@ -159,7 +165,7 @@ def krylov_space(
         product = matvec(vector)
         products += 1
         rows = basis[: m + 1]
-        floor = torch.finfo(start.dtype).eps * float(product.norm())
+        floor = torch.finfo(start.dtype).eps * _length(product)
         coefficients = torch.mv(rows, product)
         # the column of T in float64: float32 sums over millions of weights would cost it its last digits
         column = np.array([exact_dot(row, product) for row in rows[-2:]])

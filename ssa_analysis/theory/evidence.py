@@ -28,6 +28,7 @@ from ssa_analysis.theory.rungs import LabelledLaw, Population, class_weights, em
 ROWS = 512  # anchors whose similarities to all negatives are held at once
 LARGEST = 700.0  # logarithm of what float64 holds, less a little
 MOST_NEGATIVES = 2**20  # of each anchor
+LEAST_IMAGES = 8  # of fewer, resampling knows so little of the error that R4 was called violated now and then
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ def gather(encoder: Encoder, data: Data, settings: MeasureSettings, negatives: i
     """
     if data.labelled:
         data.require_classes(2)
-    for split in ("held-out", "probe"):  # of one image, resampling knows no error
-        require_images(data, split, 2, "a bootstrap over images")
+    for split in ("held-out", "probe"):
+        require_images(data, split, LEAST_IMAGES, "a bootstrap over images")
     tau, beta = loss_parameters(encoder, settings)
     first, second = (v.double() for v in practical_embeddings(encoder, data, "held-out", settings))
     bank = practical_embeddings(encoder, data, "probe", settings)[0].double()

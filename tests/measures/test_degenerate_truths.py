@@ -19,6 +19,7 @@ from ssa_analysis.models.encoder import Encoder
 from ssa_analysis.numerics.classifiers import knn_predict
 from ssa_analysis.numerics.hessian import Batch, CurvatureOperator, Loss
 from ssa_analysis.numerics.resampling import mean_interval
+from ssa_analysis.numerics.spectrum import analyse_spectrum
 from ssa_analysis.scores import Score, find_score
 from ssa_analysis.theory.evidence import check_range
 
@@ -192,11 +193,14 @@ def test_settings_without_a_meaning_are_refused(measure: str, settings: dict[str
         MEASURES.get(measure).make_settings(settings)
 
 
-@pytest.mark.parametrize(("measure", "least"), [("representation", 3), ("bounds", 2)])
-@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("measure", "least", "count"),
+    [("representation", 3, 0), ("representation", 3, 1), ("representation", 3, 2), ("representation", 3, 3),
+     ("bounds", 8, 0), ("bounds", 8, 1), ("bounds", 8, 7), ("bounds", 8, 8)],
+)  # fmt: skip
 def test_too_few_images_are_said(measure: str, least: int, count: int, few: Data) -> None:
     bare = dataclasses.replace(few, class_names=(), splits={s: i[:count] for s, i in few.splits.items()}, fingerprint=f"{count}")
-    settings = {"bootstrap": 4}
+    settings: dict[str, Any] = {"bootstrap": 4, "block": 4, "scales": 0} if measure == "bounds" else {"bootstrap": 4}
     if count < least:
         with pytest.raises(MeasureError, match=rf"the held-out split holds {count} images?, and .* needs at least"):
             measured(measure, encoder_of([1.0, -2.0], [0.3, 0.4]), bare, **settings)
@@ -245,3 +249,13 @@ def test_the_mean_of_one_value_has_no_error_and_of_huge_ones_no_overflow() -> No
 
 def test_uniformity_of_coinciding_points_is_zero() -> None:
     assert uniformity(torch.ones(5, 2) / 2**0.5) == (pytest.approx(0.0, abs=1e-12), pytest.approx(0.0, abs=1e-12))
+
+
+@pytest.mark.parametrize("factor", [1e-25, 1e25])
+def test_eigenvalues_of_any_size(factor: float) -> None:
+    """Squares of the products leave float32 both ways; the eigenvalues are within their bounds all the same."""
+    diagonal = factor * torch.linspace(1.0, 20.0, 20)
+    found = analyse_spectrum(lambda v: diagonal * v, 20, top=2, max_products=20)
+    for value, residual, true in zip(found.largest.values, found.largest.residuals, (20.0, 19.0), strict=True):
+        assert abs(value - true * factor) <= residual <= 0.1 * factor
+    assert found.trace.low <= 210 * factor <= found.trace.high
