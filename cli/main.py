@@ -117,6 +117,9 @@ def main() -> None:
         with suppress(OSError):  # what is still in the buffer would fail again when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except MemoryError:
+        click.echo("ssa-analyze: memory ran out; ask for less at a time (--subset, a smaller --image-size)", err=True)
+        sys.exit(1)
     except ImportError as error:
         click.echo(f"ssa-analyze: {explain_import(error)}", err=True)
         sys.exit(1)
