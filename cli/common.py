@@ -358,9 +358,9 @@ def _of_type(where: str, item: Any, option: click.Option) -> Any:
     if option.is_flag:
         fits, wanted = isinstance(item, bool), "true or false"
     elif isinstance(kind, click.types.IntParamType):
-        fits, wanted = is_number and isinstance(item, int), "a whole number"
+        fits, wanted = isinstance(item, str) or (is_number and isinstance(item, int)), "a whole number"
     elif isinstance(kind, click.types.FloatParamType):
-        fits, wanted = is_number, "a number"
+        fits, wanted = isinstance(item, str) or is_number, "a number"
     elif isinstance(kind, click.Path):
         fits, wanted = isinstance(item, str), "a path"
     else:

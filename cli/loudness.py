@@ -46,11 +46,13 @@ def warn(text: str) -> None:
     say(text, problem=True)
 
 
-def say(text: str, problem: bool = False) -> None:
-    """A line for people, on stderr; colours only where they are wanted. Of a job's processes, the first one speaks."""
+def say(text: str, problem: bool = False, colour: str | None = None) -> None:
+    """A line for people, on stderr; in a colour only where that is wanted, and never in one that a name brings along. Of a
+    job's processes, the first one speaks."""
     if os.environ.get("RANK", "0") != "0" or (LOUDNESS.quiet and not problem):
         return
-    click.echo(one_line(text), err=True, color=None if "NO_COLOR" not in os.environ else False)
+    shown = click.style(one_line(text), fg=colour) if colour else one_line(text)
+    click.echo(shown, err=True, color=None if "NO_COLOR" not in os.environ else False)
 
 
 def put(text: str) -> None:

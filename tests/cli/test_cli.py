@@ -642,7 +642,7 @@ class TestTerminals:
             monkeypatch.delenv("NO_COLOR", raising=False)
             if no_color:
                 monkeypatch.setenv("NO_COLOR", "1")
-            say(click.style("red", fg="red"))
+            say("red", colour="red")
             assert terminal.getvalue() == expected
 
     @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ Cli = Callable[..., Any]
     ("line", "message"),
     [
         ("json = nan", r"\[score.json\] must be true or false"), ("workers = inf", "must be a whole number"),
-        ("workers = true", "must be a whole number"), ("tau = 'x'", "must be a number"), ("store = 0.5", "must be a path"),
+        ("workers = true", "must be a whole number"), ("tau = 'x'", "is not a valid float"),
+        ("tau = true", "must be a number"), ("store = 0.5", "must be a path"),
         ("store = 1979-05-27", "must be a path"), ("data = true", "must be a text"), ("test-set = [{a = 1}]", "list of texts"),
         ("measures = 'a\\u0000b'".replace("'", '"'), "holds a zero byte"), ("corruptions = 10", "must be a path"),
     ],
@@ -72,6 +73,17 @@ def test_scores_that_no_measure_wrote(cli: Cli, store: Path) -> None:
 def test_no_home_of_nobody(cli: Cli) -> None:
     for arguments in (("inspect", "~nobody-of-this-name/x"), ("export", "~nobody-of-this-name/s.db")):
         assert cli(*arguments).complaint().startswith("ssa-analyze: ~nobody-of-this-name/")
+
+
+def test_memory_that_runs_out_is_said_in_a_line(cli: Cli, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssa_analysis.cli import inspect_verb
+
+    def grab(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(inspect_verb, "load_checkpoint", grab)
+    ended = cli("inspect", good)
+    assert (ended.code, "memory ran out" in ended.complaint()) == (1, True)
 
 
 def test_a_budget_of_ages(cli: Cli, good: Path) -> None:
