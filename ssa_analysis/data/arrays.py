@@ -61,7 +61,7 @@ def mapped_array(path: Path, most: int = LARGEST) -> np.ndarray:
         try:
             with open(path, "rb") as stream:
                 if stream.read(4) == b"PK\x03\x04":
-                    raise _Refused("an archive, not a single array")
+                    raise ValueError("an archive, not a single array")
                 stream.seek(0)
                 shape, fortran, dtype = _header(stream)
                 start = stream.tell()
