@@ -219,7 +219,6 @@ def fuzzed_options(tally: Tally, times: int, folder: Path) -> None:
     from hypothesis import strategies as st
     from ssa_analysis.cli.common import parse_settings
 
-    os.chdir(folder)
     word = st.one_of(st.sampled_from(ODD), st.text(max_size=12), st.integers().map(str), st.floats().map(str))
     names = sorted({f"{name}.{field}" for name, row in MEASURES for field in row.settings.__dataclass_fields__})
     recipe = (
@@ -251,6 +250,7 @@ def fuzzed_options(tally: Tally, times: int, folder: Path) -> None:
     inputs = [(number, text) for number, (_, strategy) in enumerate(kinds) for text in drawn(strategy, each)][:times]
 
     def read(item: tuple[int, str]) -> str:
+        os.chdir(folder)  # in the child
         try:
             kinds[item[0]][0](item[1])
         except click.UsageError as error:
