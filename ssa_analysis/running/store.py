@@ -18,10 +18,11 @@ import pandas as pd
 from ssa_analysis.errors import StoreError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.paths import expanded, ordinary, resolved
+from ssa_analysis.running.columns import number_of, table_of, text_of, whole_number_of
 from ssa_analysis.running.environment import environment, environment_id
 from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.scores import Score
-from ssa_analysis.texts import one_line, parsed_json, whole
+from ssa_analysis.texts import one_line, whole
 
 SCHEMA_VERSION = 1
 BUSY = 30.0  # seconds that another process may hold the file before it is said
@@ -272,8 +273,9 @@ class Store:
                 (cell.key,),
             ).fetchall()
             return [
-                Score(cell.measure, _text(name), float("nan") if value is None else _number(value), _text(unit), _number(stderr),
-                      _number(low), _number(high), bool(converged), _table(settings), _number(seconds), cell.path, _table(arrays))
+                Score(cell.measure, text_of(name), float("nan") if value is None else number_of(value), text_of(unit),
+                      number_of(stderr), number_of(low), number_of(high), bool(converged), table_of(settings), number_of(seconds),
+                      cell.path, table_of(arrays))
                 for name, value, unit, stderr, low, high, converged, settings, seconds, arrays in rows
             ]  # fmt: skip
 
@@ -301,21 +303,21 @@ class Store:
             names = self._names()
             frame = pd.DataFrame([(names[row[1]], *row) for row in rows], columns=list(SCORE_COLUMNS))
             for column in ("path", "sha256", "data", "measure", "name", "unit", "code_version", "environment"):
-                frame[column] = [_text(value) for value in frame[column]]
-            frame["method"] = [None if value is None else _text(value) for value in frame["method"]]
+                frame[column] = [text_of(value) for value in frame[column]]
+            frame["method"] = [None if value is None else text_of(value) for value in frame["method"]]
             for column in ("settings", "arrays"):
-                frame[column] = pd.Series([_table(text) for text in frame[column]], index=frame.index, dtype=object)
+                frame[column] = pd.Series([table_of(text) for text in frame[column]], index=frame.index, dtype=object)
             frame["converged"] = frame["converged"].astype(bool)
-            reports = {text: _table(text) if text else {} for text in frame["run"].unique()}
+            reports = {text: table_of(text) if text else {} for text in frame["run"].unique()}
             runs = {text: _run_of(report) for text, report in reports.items()}
             frame["epoch"] = [runs[text][0] for text in frame["epoch"]]
             frame["run"] = [runs[text][1] for text in frame["run"]]
             trainings = {text: _training(report) for text, report in reports.items()}
             frame["training"] = pd.Series([trainings[text] for text in frame["training"]], index=frame.index, dtype=object)
             for column in ("value", "stderr", "low", "high"):
-                frame[column] = pd.Series([_number(value) for value in frame[column]], index=frame.index).astype(float)
-            frame["seconds"] = pd.Series([_number(value) for value in frame["seconds"]], index=frame.index).astype(float)
-            frame["seed"] = [_whole(value) for value in frame["seed"]]
+                frame[column] = pd.Series([number_of(value) for value in frame[column]], index=frame.index).astype(float)
+            frame["seconds"] = pd.Series([number_of(value) for value in frame["seconds"]], index=frame.index).astype(float)
+            frame["seed"] = [whole_number_of(value) for value in frame["seed"]]
         known, data = sorted(frame["data"].unique()), data and whole(data)
         if data is not None and data not in known:
             raise StoreError(f"{self.path}: no scores on {data!r}; there are: {', '.join(known) or 'none'}")
@@ -328,7 +330,7 @@ class Store:
                 "SELECT sha256, measure, data, settings, id FROM cells WHERE status = ? ORDER BY id", (status,)
             ).fetchall()
             return {
-                (sha256, _text(measure), data, _variant(measure, settings)): identity
+                (sha256, text_of(measure), data, _variant(measure, settings)): identity
                 for sha256, measure, data, settings, identity in cells
             }
 
@@ -341,7 +343,7 @@ class Store:
                 "JOIN checkpoints k ON k.sha256 = c.sha256 WHERE c.status = 'failed' ORDER BY k.path, c.measure"
             ).fetchall()
             rows = [
-                (_text(row[0]), _text(row[1]), _text(row[2]), _text(row[3] or ""))
+                (text_of(row[0]), text_of(row[1]), text_of(row[2]), text_of(row[3] or ""))
                 for row in found
                 if (row[4], row[2], row[1], _variant(row[2], row[5])) not in good
             ]
@@ -356,9 +358,9 @@ class Store:
             content = [
                 (
                     names[r[1]],
-                    _text(r[0]),
-                    _text(r[1]),
-                    *(None if part is None else _text(part) for part in r[2:5]),
+                    text_of(r[0]),
+                    text_of(r[1]),
+                    *(None if part is None else text_of(part) for part in r[2:5]),
                     _report(r[5]),
                 )
                 for r in rows
@@ -369,51 +371,23 @@ class Store:
         """Hash -> readable name, over all checkpoints of the store, so that every table calls them the same."""
         with self._understood():
             rows = self._db.execute("SELECT sha256, path FROM checkpoints ORDER BY path").fetchall()
-            return short_names({_text(sha256): _text(path) for sha256, path in rows})
+            return short_names({text_of(sha256): text_of(path) for sha256, path in rows})
 
     def data_names(self) -> list[str]:
         """Names of the data sets with finished scores."""
         with self._understood():
             found = self._db.execute("SELECT DISTINCT data FROM cells WHERE status = 'ok' ORDER BY data").fetchall()
-            return [_text(name) for (name,) in found]
+            return [text_of(name) for (name,) in found]
 
     def environments(self) -> dict[str, dict[str, Any]]:
         """Environment id -> content."""
         with self._understood():
             rows = self._db.execute("SELECT id, content FROM environments").fetchall()
-            return {_text(identity): _environment(content) for identity, content in rows}
-
-
-def _text(value: Any) -> str:
-    """A text of a store, which holds what somebody put there; TypeError for another value."""
-    if not isinstance(value, str):
-        raise TypeError(f"a text is wanted, not a {type(value).__name__}")
-    return value
-
-
-def _number(value: Any) -> Any:
-    """A number or None."""
-    if not isinstance(value, int | float | None):
-        raise TypeError(f"a number is wanted, not a {type(value).__name__}")
-    return value
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"a whole number is wanted, not a {type(value).__name__}")
-    return value
-
-
-def _table(text: Any) -> dict[str, Any]:
-    """A JSON object."""
-    found = parsed_json(_text(text))
-    if not isinstance(found, dict):
-        raise TypeError(f"a table is wanted, not a {type(found).__name__}")
-    return found
+            return {text_of(identity): _environment(content) for identity, content in rows}
 
 
 def _environment(text: Any) -> dict[str, Any]:
-    found = _table(text)
+    found = table_of(text)
     if not isinstance(found.get("packages", {}), dict):
         raise TypeError("the packages of an environment are no table")
     return found
@@ -421,12 +395,12 @@ def _environment(text: Any) -> dict[str, Any]:
 
 def _variant(measure: str, settings: str) -> str:
     """Values of the settings that tell cells of a measure apart, as text; the same for all of an unknown measure."""
-    return json.dumps(MEASURES.get(measure).variant(_table(settings))) if measure in MEASURES else ""
+    return json.dumps(MEASURES.get(measure).variant(table_of(settings))) if measure in MEASURES else ""
 
 
 def _report(text: str | None) -> dict[str, Any]:
     """A checkpoint's report, whose training record is a table where there is one."""
-    report = _table(text) if text else {}
+    report = table_of(text) if text else {}
     _training(report)
     return report
 
