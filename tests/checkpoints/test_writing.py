@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import stat
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
 
 from ssa_analysis.checkpoints.reading import read_file
-from ssa_analysis.checkpoints.writing import FORMAT, FORMAT_VERSION, make_folder, save_checkpoint, write_atomically
+from ssa_analysis.checkpoints.writing import (
+    FORMAT,
+    FORMAT_VERSION,
+    locked_folder,
+    make_folder,
+    remove_leftovers,
+    save_checkpoint,
+    write_atomically,
+)
 from ssa_analysis.errors import OutputError
 
 
@@ -90,3 +102,62 @@ def test_a_checkpoint_says_its_format_and_reads_back(tmp_path: Path) -> None:
     read = read_file(tmp_path / "a.pt")
     assert (read["format"], read["version"], read["epoch"]) == (FORMAT, FORMAT_VERSION, 4)
     assert read["model"]["w"].tolist() == [0.0, 1.0, 2.0]
+
+
+def hold(path: Path, told: Connection) -> None:
+    """A process that keeps a folder until it is killed."""
+    with locked_folder(path):
+        told.send("held")
+        time.sleep(300)
+
+
+def test_a_folder_is_one_process_s_until_that_ends(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    other = context.Process(target=hold, args=(tmp_path, theirs), daemon=True)
+    other.start()
+    assert ours.recv() == "held"
+    with pytest.raises(OutputError, match="another process is at work in this folder"), locked_folder(tmp_path, patience=0.2):
+        pass
+    other.kill()
+    with locked_folder(tmp_path, patience=5):  # the system has given it back
+        assert names(tmp_path) == []
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".last.pt.ab12cd_9", ".log.csv.abcdefgh", ".last.pt.short", ".hidden", "last.pt", ".last.npz.abcdefgh"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path, ".pt", ".csv")
+    assert names(tmp_path) == [".hidden", ".last.npz.abcdefgh", ".last.pt.short", "last.pt"]
+
+
+def test_equal_payloads_give_equal_bytes(tmp_path: Path) -> None:
+    """Whether two strings or tuples are one object is no part of what is saved."""
+    one = "".join(["na", "me"])
+    shared, apart = (1, 2), [tuple(range(1, 3)) for _ in range(2)]
+    save_checkpoint(tmp_path / "a.pt", {one: torch.arange(3), "x": {"name": [shared, shared]}})
+    save_checkpoint(tmp_path / "b.pt", {"name": torch.arange(3), "x": {"".join(["n", "ame"]): apart}})
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+def test_a_file_is_flushed_renamed_and_its_folder_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order a power loss leaves the old file or the new one, whole."""
+    steps: list[tuple[str, int, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def seen_fsync(number: int) -> None:
+        kind = os.fstat(number)
+        steps.append(("folder" if stat.S_ISDIR(kind.st_mode) else "file", kind.st_ino, kind.st_size))
+        fsync(number)
+
+    def seen_replace(source: str, target: Path) -> None:
+        kind = Path(source).stat()
+        steps.append(("rename", kind.st_ino, kind.st_size))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(os, "replace", seen_replace)
+    write_atomically(tmp_path / "last.pt", b"12345")
+    inode = (tmp_path / "last.pt").stat().st_ino
+    assert steps[:2] == [("file", inode, 5), ("rename", inode, 5)]
+    assert [step[:2] for step in steps[2:]] == [("folder", tmp_path.stat().st_ino)]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,3 +179,30 @@ def test_local_chooses_by_the_number_of_workers() -> None:
         make_executor("locl", ExecutorSettings())
     with pytest.raises(SettingsError, match="the executor 'local' has no option 'adress'; it has none"):
         make_executor("local", ExecutorSettings(2, options={"adress": "x"}))
+
+
+def drives(told: Any) -> None:
+    """A driver that tells its worker's process id and waits for it."""
+    for event in ProcessExecutor(1).run([Job("sleeps", says_who_it_is_and_sleeps)]):
+        told.send(event.value)
+
+
+def test_workers_end_when_their_driver_is_killed() -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    driver = context.Process(target=drives, args=(theirs,))
+    driver.start()
+    worker = ours.recv()
+    driver.kill()
+    driver.join()
+    deadline = time.monotonic() + 20
+    while is_alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(worker)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

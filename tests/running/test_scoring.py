@@ -11,19 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from ssa_analysis.checkpoints.writing import save_checkpoint
 from ssa_analysis.errors import MeasureError
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import Measure, MeasureSettings, RunContext, run_context
-from ssa_analysis.models.encoder import Encoder
+from ssa_analysis.models.encoder import Encoder, in_batches
+from ssa_analysis.running import scoring
+from ssa_analysis.running.claims import Claims
 from ssa_analysis.running.environment import environment
 from ssa_analysis.running.executors import InProcessExecutor, ProcessExecutor
 from ssa_analysis.running.plan import Cell, CellResult, DataSpec, loaded_data, make_cells
 from ssa_analysis.running.scoring import ScoringSummary, run_cells, scratch_of
 from ssa_analysis.running.store import Store
 from ssa_analysis.scores import Score
-from ssa_analysis.stopping import Deadline
+from ssa_analysis.stopping import Deadline, gentle_interrupts, request_stop
 
 SPEC = DataSpec("digits", subset=150)
 
@@ -327,3 +330,117 @@ def test_no_cell_begins_after_the_deadline(checkpoints: list[Path], store: Store
     assert (late.computed, late.skipped, late.scores, late.failures, toy.calls) == (0, 2, [], [], 0)
     again = run(cells, store, deadline=Deadline.within(1e6))
     assert (again.computed, again.skipped, toy.calls) == (2, 0, 2)
+
+
+def test_a_file_replaced_while_it_is_measured_fails_what_is_measured_after(
+    checkpoints: list[Path], store: Store, toy: Toy, add_measure: Callable[..., None]
+) -> None:
+    """The weights in memory are still the old ones, but a measure may have read the file again."""
+
+    def replaces(encoder: Encoder, data: Any, settings: ToySettings) -> list[Score]:
+        checkpoints[0].write_bytes(checkpoints[1].read_bytes())
+        return [Score("replaces", "s", 1.0)]
+
+    add_measure("replaces", replaces)
+    before = checkpoints[0].read_bytes()
+    summary = run(cells_of(checkpoints[:1], "toy", "replaces", "representation"), store)
+    assert [(f.cell.measure, f.error) for f in summary.failures] == [
+        (name, f"{checkpoints[0]} changed while it was being scored; score it again") for name in ("replaces", "representation")
+    ]
+    assert set(store.frame()["measure"]) == {"toy"}
+    checkpoints[0].write_bytes(before)
+    assert run(cells_of(checkpoints[:1], "toy"), store).reused == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")],
+)
+@pytest.mark.parametrize("enough", [0.25, 0.1])
+def test_a_measure_that_runs_out_of_memory_gets_smaller_batches_once(
+    checkpoints: list[Path], add_measure: Callable[..., None], error: Exception, enough: float
+) -> None:
+    sizes: list[int] = []
+
+    def hungry(encoder: Encoder, data: Any, settings: ToySettings) -> list[Score]:
+        def look(images: Tensor) -> Tensor:
+            sizes.append(len(images))
+            if len(images) > 512 * enough:
+                raise error
+            return images.flatten(1).float()
+
+        total = in_batches(look, torch.ones(1000, 1, 2, 2), torch.device("cpu")).sum()
+        return [Score("hungry", "s", float(total))]
+
+    add_measure("hungry", hungry)
+    told: list[CellResult] = []
+    summary = run(cells_of(checkpoints[:1], "hungry"), on_result=told.append)
+    if enough == 0.25:
+        assert [score.value for score in summary.scores] == [4000.0]
+        assert told[0].remark == "in batches of 0.25 of their size, since memory was short"
+        assert sizes == [512, *[128] * 7, 104]
+    else:
+        assert [f.error for f in summary.failures] == [
+            "the machine ran out of memory; lower the measure's memory, pairs or batch"
+        ]
+        assert sizes == [512, 128]
+
+
+def test_a_run_leaves_no_marks_and_one_that_was_killed_leaves_one(
+    checkpoints: list[Path], store: Store, toy: Toy, add_measure: Callable[..., None]
+) -> None:
+    """The mark of an earlier run sends its checkpoint to a process of its own, last, where this measure is not known."""
+    cells = cells_of(checkpoints, "toy")
+    mark = scratch_of(store) / f"{cells[0].sha256}.begun"
+    mark.parent.mkdir()
+    mark.touch()
+    told: list[str] = []
+    summary = run(cells, store, tell=told.append)
+    assert told == [f"the last run was killed in the middle of {checkpoints[0]}, which now has a process of its own"]
+    assert toy.calls == 1  # here, of the other checkpoint
+    assert [(f.cell.path, str(f.error)[:15]) for f in summary.failures] == [(str(checkpoints[0]), "unknown measure")]
+    assert not scratch_of(store).exists()
+
+    def stops(encoder: Encoder, data: Any, settings: ToySettings) -> list[Score]:
+        assert (scratch_of(store) / f"{cells[1].sha256}.begun").exists()
+        raise KeyboardInterrupt
+
+    add_measure("stops", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(cells_of(checkpoints[1:], "stops"), store)
+    assert not scratch_of(store).exists()
+
+
+def test_a_stop_leaves_the_other_cells_undone(checkpoints: list[Path], store: Store, toy: Toy) -> None:
+    with gentle_interrupts(lambda: None):
+        summary = run(cells_of(checkpoints, "toy", "representation"), store, on_result=lambda result: request_stop())
+    assert (summary.computed, summary.skipped, summary.failures) == (1, 3, [])
+    assert run(cells_of(checkpoints, "toy", "representation"), store).computed == 3
+
+
+def test_cells_of_another_run_are_waited_for_and_taken_from_the_store(
+    checkpoints: list[Path], store: Store, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = cells_of(checkpoints, "toy")
+    other = {cells[0].key: 3}  # looks that it takes the other run to end
+    taken: list[str] = []
+
+    class Theirs(Claims):
+        def take(self, key: str) -> bool:
+            if other.get(key, 0):
+                other[key] -= 1
+                if not other[key]:
+                    with Store(store.path) as theirs:
+                        theirs.write(CellResult(cells[0], [Score("toy", "sum", 77.0)]))
+                return False
+            taken.append(key)
+            return True
+
+    monkeypatch.setattr(scoring, "Claims", Theirs)
+    monkeypatch.setattr(scoring, "POLL", 0.01)
+    told: list[str] = []
+    summary = run(cells, store, tell=told.append)
+    assert told == ["another run on this store has 1 of the cells in hand; waiting for them"]
+    assert (summary.computed, summary.reused, toy.calls) == (1, 1, 1)
+    assert summary.scores[0].value == 77.0
+    assert taken == [cells[1].key, cells[0].key]
