@@ -53,9 +53,10 @@ def told_of_a_stop(listener: Callable[[], None]) -> Iterator[None]:
 def gentle_interrupts(tell: Callable[[], None]) -> Iterator[None]:
     """Inside the block the first Ctrl-C asks for a stop and is told; the second one interrupts, as it does everywhere else.
 
-    Python gives signals to the main thread; in another one nothing changes.
+    Python gives signals to the main thread; in another one nothing changes, nor where interrupts are ignored, as they are in the
+    background jobs of a script.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return
 

@@ -18,7 +18,9 @@ from ssa_analysis.stopping import Deadline, Stopped, ended_after, gentle_interru
 @pytest.fixture(autouse=True)
 def _nobody_asks_before_or_after() -> Iterator[None]:
     assert not stop_requested()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     yield
+    signal.signal(signal.SIGINT, before)
     stopping._state.requested = False
 
 
@@ -45,6 +47,14 @@ def test_outside_of_the_block_one_interrupt_breaks_in() -> None:
         pass
     with pytest.raises(KeyboardInterrupt):
         interrupt()
+
+
+def test_where_interrupts_are_ignored_they_stay_so() -> None:
+    """As in the background jobs of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with gentle_interrupts(lambda: None):
+        interrupt()
+        assert not stop_requested()
 
 
 def test_in_another_thread_signals_stay_as_they_are() -> None:
@@ -123,7 +133,8 @@ def test_workers_hear_of_a_stop() -> None:
             request_stop()
             asked = time.monotonic()
     assert time.monotonic() - asked < 10
-    assert sorted(events) == [("one", "stopped"), ("pieces", "done"), ("pieces", "value"), ("pieces", "value")]
+    assert sorted(set(events)) == [("one", "stopped"), ("pieces", "done"), ("pieces", "value")]
+    assert events.count(("pieces", "value")) in (1, 2)  # the second one was in hand, or had not begun
 
 
 def test_a_result_that_takes_too_long_costs_itself_and_is_not_tried_again() -> None:

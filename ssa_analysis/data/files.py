@@ -159,7 +159,7 @@ def read_image(file: Path) -> Tensor:
     from torchvision.transforms.v2 import functional as transform
 
     if not ordinary(file):
-        raise DataError(f"{file}: not a readable image (no ordinary file)")
+        raise DataError(f"{file}: not a readable image ({'no ordinary file' if file.exists() else 'no such file'})")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of sizes that are looked at here, and of strange metadata
         try:

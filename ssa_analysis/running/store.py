@@ -303,15 +303,16 @@ class Store:
             names = self._names()
             frame = pd.DataFrame([(names[row[1]], *row) for row in rows], columns=list(SCORE_COLUMNS))
             for column in ("path", "sha256", "data", "measure", "name", "unit", "code_version", "environment"):
-                frame[column] = [text_of(value) for value in frame[column]]
-            frame["method"] = [None if value is None else text_of(value) for value in frame["method"]]
+                frame[column] = _column([text_of(value) for value in frame[column]], frame)
+            methods = [None if value is None else text_of(value) for value in frame["method"]]
+            frame["method"] = _column(methods, frame)
             for column in ("settings", "arrays"):
                 frame[column] = pd.Series([table_of(text) for text in frame[column]], index=frame.index, dtype=object)
             frame["converged"] = frame["converged"].astype(bool)
             reports = {text: table_of(text) if text else {} for text in frame["run"].unique()}
             runs = {text: _run_of(report) for text, report in reports.items()}
             frame["epoch"] = [runs[text][0] for text in frame["epoch"]]
-            frame["run"] = [runs[text][1] for text in frame["run"]]
+            frame["run"] = _column([runs[text][1] for text in frame["run"]], frame)
             trainings = {text: _training(report) for text, report in reports.items()}
             frame["training"] = pd.Series([trainings[text] for text in frame["training"]], index=frame.index, dtype=object)
             for column in ("value", "stderr", "low", "high"):
@@ -391,6 +392,11 @@ def _environment(text: Any) -> dict[str, Any]:
     if not isinstance(found.get("packages", {}), dict):
         raise TypeError("the packages of an environment are no table")
     return found
+
+
+def _column(values: list[Any], frame: pd.DataFrame) -> pd.Series:
+    """A column of texts, which pandas would take for numbers where there is none."""
+    return pd.Series(values, index=frame.index, dtype=object if not values else None)
 
 
 def _variant(measure: str, settings: str) -> str:

@@ -191,5 +191,6 @@ def test_damage_never_ends_in_a_traceback(tmp_path: Path, save: Save, payload: d
             else:
                 tensors = flat_tensors(result) if read is read_file else list(result.encoder.state_dict().values())
                 assert tensors
-    assert 40 <= len(refusals) < 160
+    assert 40 <= len(refusals) <= 160
+    assert len(refusals) < 160 or kind == "zip"  # whose records have checksums: no damage goes unseen
     assert all(text.startswith(f"{path}: ") and "\n" not in text for text in refusals)

@@ -57,7 +57,10 @@ def load_frost_textures(folder: Path) -> FrostTextures:
         try:
             images.append(read_image(folder / name))
         except DataError as error:
-            raise DataError(f"{error}; the folder must hold {', '.join(TEXTURE_FILES)}") from error
+            reason = str(error).removeprefix(f"{folder / name}: not a readable image ").strip("()")
+            raise DataError(
+                f"{folder / name}: not a readable frost texture ({reason}); the folder must hold {', '.join(TEXTURE_FILES)}"
+            ) from error
         digest.update(images[-1].numpy().tobytes())
     return FrostTextures(tuple(images), digest.hexdigest()[:16])
 
