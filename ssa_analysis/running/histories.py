@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ssa_analysis.paths import ordinary
+
 COLUMNS = ("checkpoint", "method", "epoch", "score", "value", "low", "high")
 LONGEST = 10_000  # bytes of the row of its columns
 LARGEST = 50 * 2**20  # bytes of a file that is read
@@ -47,13 +49,13 @@ def _run_folder(path: Path) -> Path:
 
 def _found(folder: Path, beside: Path | None) -> Path | None:
     places = [folder] if folder.is_absolute() or beside is None else [folder, beside / folder]
-    return next((p for p in places if (p / "log.csv").is_file() or (p / "records.csv").is_file()), None)
+    return next((p for p in places if ordinary(p / "log.csv") or ordinary(p / "records.csv")), None)
 
 
 def _table(path: Path, needed: Iterable[str]) -> pd.DataFrame | None:
     """A CSV file, or None where there is none that holds the needed columns."""
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
+        if not ordinary(path) or path.stat().st_size > LARGEST:
             return None
         with open(path, "rb") as stream:
             if len(stream.readline(LONGEST + 1)) > LONGEST:  # a file of nothing but columns takes hours

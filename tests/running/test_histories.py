@@ -83,3 +83,9 @@ def test_no_runs_at_all() -> None:
     assert training_history(table("nowhere/last.pt")).empty
     assert list(training_history(table()).columns) == list(COLUMNS)
     assert not np.isfinite(training_history(table())["value"].to_numpy(float)).any()
+
+
+def test_a_path_that_no_file_system_has_leads_nowhere(tmp_path: Path) -> None:
+    assert training_history(table(f"runs/{'x' * 300}/last.pt", run(tmp_path / "a")), tmp_path)[
+        "checkpoint"
+    ].unique().tolist() == ["a"]
