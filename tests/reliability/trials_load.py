@@ -54,7 +54,7 @@ def resident(pid: int) -> int:
     "a cell takes within 10 % as long as a single one does, in the last quarter as in the first; no process's memory "
     "grows by more than 10 %; the store stays under 100 kB a checkpoint; link and report end within a minute for each "
     "1,000 checkpoints (not less than a minute)",
-    few=16,
+    few=8,
     many=1000,
 )
 def many(tally: Tally, times: int, folder: Path) -> None:
