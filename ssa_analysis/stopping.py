@@ -57,7 +57,10 @@ def gentle_interrupts(tell: Callable[[], None]) -> Iterator[None]:
     background jobs of a script.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield
+        try:
+            yield
+        finally:
+            _state.requested = False
         return
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from ssa_analysis.checkpoints.loading import LoadReport
 from ssa_analysis.errors import StoreError
+from ssa_analysis.running import store as store_module
 from ssa_analysis.running.environment import environment
 from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.running.store import SCHEMA_VERSION, SCORE_COLUMNS, Store, short_names
@@ -443,3 +444,27 @@ def test_cells_of_an_unknown_measure_are_not_told_apart(store: Store, cell: Make
     store.write(result(cell(settings={"seed": 0, "along": "a"}), 1.0))
     store.write(result(cell(settings={"seed": 0, "along": "b"}), 2.0))
     assert store.frame()["value"].tolist() == [2.0]
+
+
+def test_a_result_waits_for_a_store_that_another_process_holds(
+    tmp_path: Path, cell: Make, result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, told = tmp_path / "s.db", list[str]()
+    monkeypatch.setattr(store_module, "BUSY", 0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if len(told) == 2:
+            other.execute("ROLLBACK")
+
+    with Store(path, tell=tell) as store:
+        other.execute("BEGIN IMMEDIATE")  # a writer, which lets others read
+        store.write(result(cell(), 1.0))
+        assert told == [f"{path}: another process holds it; a result waits to be written"] * 2
+        assert store.has(cell())
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(store_module, "PATIENCE", 0.0)
+        with pytest.raises(StoreError, match="another process holds it; try again"):
+            store.write(result(cell(measure="other"), 1.0))
+    other.close()

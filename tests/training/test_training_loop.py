@@ -14,6 +14,7 @@ from ssa_analysis.data.datasets import Data
 from ssa_analysis.data.fourier import FourierSettings
 from ssa_analysis.errors import DataError, MeasureError, SettingsError
 from ssa_analysis.numerics.classifiers import knn_predict
+from ssa_analysis.stopping import Stopped, gentle_interrupts, request_stop
 from ssa_analysis.training.logs import EpochLog
 from ssa_analysis.training.loop import build_encoder, train
 from ssa_analysis.training.settings import METHODS, TrainSettings, settings_from_dict
@@ -204,3 +205,14 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(digits: Data, 
 def test_bad_settings_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         settings_from_dict(values)
+
+
+def test_a_stop_saves_the_epoch_in_hand_whenever_saving_is_due(digits: Data, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, knn_every=0)
+    whole = train(settings, digits, tmp_path / "whole")
+    with gentle_interrupts(lambda: None), pytest.raises(Stopped):
+        train(settings, digits, tmp_path / "stopped", save_every=100, on_epoch=lambda row: request_stop())
+    # the first epoch is told before the stop is looked for again, at the end of the second
+    assert load_checkpoint(tmp_path / "stopped" / "last.pt").report.training["epoch"] == 2
+    path = train(settings, digits, tmp_path / "stopped", resume=True)
+    assert path.read_bytes() == whole.read_bytes()
