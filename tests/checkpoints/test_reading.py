@@ -163,7 +163,7 @@ def flat_tensors(value: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_damage_never_ends_in_a_traceback(tmp_path: Path, save: Save, payload: dict[str, Any], kind: str) -> None:
-    """80 random cuts and byte flips, half of the flips in the structure at the start: an error for people or tensors."""
+    """400 random cuts and byte flips, half of the flips in the structure at the start: an error for people or tensors."""
     if kind == "safetensors":
         path = tmp_path / "damaged.safetensors"
         save_file(payload["model"], path)
@@ -174,7 +174,7 @@ def test_damage_never_ends_in_a_traceback(tmp_path: Path, save: Save, payload: d
         torch.save({"format": "ssa-analyze", **payload}, buffer, _use_new_zipfile_serialization=False)
         path.write_bytes(buffer.getvalue())
     good, rng, refusals = path.read_bytes(), np.random.default_rng(0), []
-    for case in range(80):
+    for case in range(400):
         damaged = bytearray(good)
         if case % 4 == 0:
             damaged = damaged[: rng.integers(1, len(good))]
@@ -191,6 +191,5 @@ def test_damage_never_ends_in_a_traceback(tmp_path: Path, save: Save, payload: d
             else:
                 tensors = flat_tensors(result) if read is read_file else list(result.encoder.state_dict().values())
                 assert tensors
-    assert 40 <= len(refusals) <= 160
-    assert len(refusals) < 160 or kind == "zip"  # whose records have checksums: no damage goes unseen
+    assert 200 <= len(refusals) < 800  # few damages of an archive go unseen: its records have checksums
     assert all(text.startswith(f"{path}: ") and "\n" not in text for text in refusals)
