@@ -6,20 +6,14 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
+from commands import SCORE, TRAIN, loads, opens, same_file, same_rows, two_checkpoints
 from forked import Running, content_of, difference, run
 from trial import Tally, trial
 
-from ssa_analysis.checkpoints.loading import load_checkpoint
-from ssa_analysis.running.store import Store
-from ssa_analysis.training.logs import LOG_COLUMNS, whole_rows
+from ssa_analysis.training.logs import LOG_COLUMNS
 
 LIVES = 4  # kills at most before a run may come to its end
-TRAIN = ["train", "--data", "digits", "--subset", "600", "--arch", "convnet", "--width", "4", "--projector", "16,8", "--batch",
-         "64", "--lr", "0.1", "--warmup", "0", "--knn-every", "0"]  # fmt: skip
-SCORE = ["score", "a", "b", "--data", "digits", "--subset", "300", "--measures", "representation,downstream,flatness,shift"]
 STUDY = """
 name = "killed"
 [data]
@@ -98,51 +92,6 @@ def kills(
     tally.notes.append(f"{lives} whole runs, an unbroken one takes {first.seconds:.1f} s")
 
 
-def opens(store: Path) -> str:
-    """What is wrong with a store that may not be there yet."""
-    if not store.exists():
-        return ""
-    try:
-        Store(store).close()
-        content = content_of(store)
-    except Exception as error:
-        return f"the store does not open: {error}"
-    keys = [row[0] for row in content["cells"]]
-    return "a cell is there twice" if len(set(keys)) < len(keys) else ""
-
-
-def loads(path: Path) -> str:
-    """What is wrong with a checkpoint that may not be there yet."""
-    if not path.exists():
-        return ""
-    try:
-        load_checkpoint(path)
-    except Exception as error:
-        return f"{path.name} does not load: {error}"
-    return ""
-
-
-def same_file(found: Path, wanted: Path) -> str:
-    """Whether two checkpoints are the same bytes, or at least where they differ."""
-    if not found.is_file():
-        return f"{found.name} is missing"
-    if found.read_bytes() == wanted.read_bytes():
-        return ""
-    ours, theirs = (torch.load(path, weights_only=True) for path in (found, wanted))
-    return (
-        f"{found.name} differs: {', '.join(key for key in theirs if repr(ours.get(key)) != repr(theirs[key])) or 'in its bytes'}"
-    )
-
-
-def same_rows(found: Path, wanted: Path, columns: tuple[str, ...]) -> str:
-    """Whether two logs have the same rows but for the time that they took."""
-
-    def rows(path: Path) -> list[Any]:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in whole_rows(path, columns)]
-
-    return "" if rows(found) == rows(wanted) and rows(found) else f"{found.name} has other rows"
-
-
 @trial(
     "crash",
     "`score` killed with SIGKILL at random moments, then run again",
@@ -154,8 +103,7 @@ def same_rows(found: Path, wanted: Path, columns: tuple[str, ...]) -> str:
 def score_killed(tally: Tally, times: int, folder: Path) -> None:
     source = folder / "source"
     source.mkdir()
-    for name, seed in (("a", "0"), ("b", "1")):
-        assert run([*TRAIN, "--epochs", "1", "--seed", seed, "--out", name], source).code == 0
+    two_checkpoints(source)
 
     def prepare(place: Path) -> None:
         for name in ("a", "b"):

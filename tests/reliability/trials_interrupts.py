@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import re
 import shutil
 import sqlite3
 import time
 from pathlib import Path
 
-from forked import Running, content_of, difference, run
+from commands import SCORE, TRAIN, computed, loads, opens, same_file, scored_whole, two_checkpoints, unlike_whole
+from forked import Running, content_of, run
 from trial import Tally, trial
-from trials_crash import SCORE, TRAIN, loads, opens, same_file
 
 from ssa_analysis.running.store import Store
 from ssa_analysis.training.logs import LOG_COLUMNS, whole_rows
@@ -21,16 +20,33 @@ from ssa_analysis.training.logs import LOG_COLUMNS, whole_rows
 EPOCHS = 30  # of the training that is interrupted
 
 
-def two_checkpoints(folder: Path) -> None:
-    """``a`` and ``b``, trained."""
-    for name, seed in (("a", "0"), ("b", "1")):
-        ended = run([*TRAIN, "--epochs", "1", "--seed", seed, "--out", name], folder)
-        assert ended.code == 0, ended.said
-
-
-def computed(said: str) -> int:
-    """How many cells a command says that it has computed."""
-    return int(match[1]) if (match := re.search(r"(\d+) cells computed", said)) else 0
+def interrupt_scoring(tally: Tally, times: int, folder: Path, presses: int, seed: int) -> None:
+    """Press Ctrl-C once or twice at random moments of a run with one or two workers, then run it again to the end."""
+    draw, seconds = random.Random(seed), scored_whole(folder)
+    for number in range(times):
+        store = folder / f"{number}.db"
+        running = Running([*SCORE, "--store", store.name, "--workers", str(1 + number % 2)], folder)
+        running.says("cells to compute")
+        time.sleep(draw.uniform(0, 0.8 * seconds))
+        running.interrupt()
+        if presses == 2:
+            running.says("stopping after", 5)
+            running.interrupt()
+        asked = time.monotonic()
+        ended = running.ended()
+        took, there = time.monotonic() - asked, len(content_of(store)["cells"])
+        stopped = ended.code == 130
+        problem = "" if stopped or (ended.code == 0 and there == 8) else f"it ended with {ended.code}: {ended.said[-400:]}"
+        if presses == 2 and took >= 5:
+            problem = problem or f"it took {took:.1f} s"
+        if presses == 1 and computed(ended.said) != there:
+            problem = problem or f"{there} cells stored: {ended.said[-400:]}"
+        problem = problem or ("Traceback" in ended.said and ended.said[-800:]) or opens(store)
+        again = run([*SCORE, "--store", store.name], folder)
+        if again.code or computed(again.said) != 8 - there:
+            problem = problem or f"the next run: {again.said[-400:]}"
+        seen = ("stopped after the cell", "stopped at once")[presses - 1] if stopped else "ended before it"
+        tally.count(seen, problem or unlike_whole(store))
 
 
 @trial(
@@ -42,28 +58,7 @@ def computed(said: str) -> int:
     many=30,
 )
 def interrupted_once(tally: Tally, times: int, folder: Path) -> None:
-    draw = random.Random(4)
-    two_checkpoints(folder)
-    whole = run([*SCORE, "--store", "whole.db"], folder)
-    assert whole.code == 0, whole.said
-    for number in range(times):
-        store = folder / f"{number}.db"
-        workers = ["--workers", str(1 + number % 2)]
-        running = Running([*SCORE, "--store", store.name, *workers], folder)
-        running.says("cells to compute")
-        time.sleep(draw.uniform(0, 0.8 * whole.seconds))
-        running.interrupt()
-        ended = running.ended()
-        there = len(content_of(store)["cells"])
-        if ended.code == 0:
-            tally.count("ended before it", "" if there == 8 else f"{there} cells")
-            continue
-        problem = "" if ended.code == 130 else f"it ended with {ended.code}: {ended.said[-400:]}"
-        problem = problem or ("" if computed(ended.said) == there else f"{there} cells stored: {ended.said[-400:]}")
-        problem = problem or ("Traceback" in ended.said and ended.said[-800:]) or opens(store)
-        again = run([*SCORE, "--store", store.name], folder)
-        problem = problem or ("" if computed(again.said) == 8 - there else f"the next run: {again.said[-400:]}")
-        tally.count("stopped after the cell", problem or difference(content_of(store), content_of(folder / "whole.db")))
+    interrupt_scoring(tally, times, folder, presses=1, seed=4)
 
 
 @trial(
@@ -75,27 +70,7 @@ def interrupted_once(tally: Tally, times: int, folder: Path) -> None:
     many=30,
 )
 def interrupted_twice(tally: Tally, times: int, folder: Path) -> None:
-    draw = random.Random(5)
-    two_checkpoints(folder)
-    whole = run([*SCORE, "--store", "whole.db"], folder)
-    for number in range(times):
-        store = folder / f"{number}.db"
-        running = Running([*SCORE, "--store", store.name, "--workers", str(1 + number % 2)], folder)
-        running.says("cells to compute")
-        time.sleep(draw.uniform(0, 0.8 * whole.seconds))
-        running.interrupt()
-        running.says("stopping after", 5)
-        running.interrupt()
-        asked = time.monotonic()
-        ended = running.ended()
-        took = time.monotonic() - asked
-        problem = "" if ended.code in (0, 130) else f"it ended with {ended.code}: {ended.said[-400:]}"
-        problem = problem or ("" if took < 5 else f"it took {took:.1f} s")
-        problem = problem or ("Traceback" in ended.said and ended.said[-800:]) or opens(store)
-        again = run([*SCORE, "--store", store.name], folder)
-        problem = problem or ("" if again.code == 0 else f"the next run: {again.said[-400:]}")
-        seen = "stopped at once" if ended.code == 130 else "ended before it"
-        tally.count(seen, problem or difference(content_of(store), content_of(folder / "whole.db")))
+    interrupt_scoring(tally, times, folder, presses=2, seed=5)
 
 
 @trial(
@@ -134,19 +109,18 @@ def interrupted_training(tally: Tally, times: int, folder: Path) -> None:
 )
 def two_runs_on_one_store(tally: Tally, times: int, folder: Path) -> None:
     draw = random.Random(7)
-    two_checkpoints(folder)
-    whole = run([*SCORE, "--store", "whole.db"], folder)
+    seconds = scored_whole(folder)
     shares = []
     for number in range(times):
         store = folder / f"{number}.db"
         first = Running([*SCORE, "--store", store.name], folder)
-        time.sleep(draw.uniform(0, whole.seconds / 2))
+        time.sleep(draw.uniform(0, seconds / 2))
         second = Running([*SCORE, "--store", store.name, "--workers", str(1 + number % 2)], folder)
         both = [first.ended(), second.ended()]
         problem = next((f"ended with {ended.code}: {ended.said[-400:]}" for ended in both if ended.code), "")
         counts = [computed(ended.said) for ended in both]
         problem = problem or ("" if sum(counts) == 8 else f"{counts} cells were computed instead of 8 in all")
-        tally.count("both ended well", problem or difference(content_of(store), content_of(folder / "whole.db")))
+        tally.count("both ended well", problem or unlike_whole(store))
         shares.append(counts)
     tally.notes.append(f"shares of 8 cells: {', '.join(f'{a}+{b}' for a, b in shares)}")
 
@@ -159,8 +133,7 @@ def two_runs_on_one_store(tally: Tally, times: int, folder: Path) -> None:
     many=5,
 )
 def held_store(tally: Tally, times: int, folder: Path) -> None:
-    two_checkpoints(folder)
-    whole = run([*SCORE, "--store", "whole.db"], folder)
+    seconds = scored_whole(folder)
     for number in range(times):
         store = folder / f"{number}.db"
         Store(store).close()
@@ -168,12 +141,12 @@ def held_store(tally: Tally, times: int, folder: Path) -> None:
         running.says("cells to compute")
         with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
-            told = running.says("a result waits to be written", whole.seconds + 30)
+            told = running.says("a result waits to be written", seconds + 30)
             time.sleep(1)
             other.execute("ROLLBACK")
         ended = running.ended()
         problem = "" if told and ended.code == 0 else f"{ended.code}: {ended.said[-400:]}"
-        tally.count("waited", problem or difference(content_of(store), content_of(folder / "whole.db")))
+        tally.count("waited", problem or unlike_whole(store))
 
 
 @trial(
@@ -242,8 +215,7 @@ def replaced_checkpoint(tally: Tally, times: int, folder: Path) -> None:
     many=3,
 )
 def clock(tally: Tally, times: int, folder: Path) -> None:
-    two_checkpoints(folder)
-    assert run([*SCORE, "--store", "whole.db"], folder).code == 0
+    scored_whole(folder)
     back = {"prepare": "clock_that_goes_back"}
     for number in range(times):
         store = folder / f"{number}.db"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from commands import TRAIN
 from forked import Running, content_of, difference, run
 from trial import Tally, trial
-from trials_crash import TRAIN
 
 CHEAP = "representation,downstream,shift"  # measures that take a second or so for a small network
 SCORE = ["score", "runs", "--data", "digits", "--subset", "300", "--measures", CHEAP, "--workers", "2"]

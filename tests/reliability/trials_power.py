@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from commands import TRAIN
 from trial import Tally, trial
-from trials_crash import TRAIN
 
 
 def no_strace() -> str:
