@@ -212,7 +212,8 @@ def _run_and_print(
             label = labels[result.cell.sha256]
             text = f"failed: {result.error}" if result.error else _headline(result.scores)
             text += f" ({result.remark})" if result.remark else ""
-            progress.step(f"{label} {result.cell.measure}  {duration(result.seconds)}  {text}", problem=bool(result.error))
+            took = f"{duration(result.seconds)}  " if result.seconds else ""  # unknown where its process was ended
+            progress.step(f"{label} {result.cell.measure}  {took}{text}", problem=bool(result.error))
 
         if ranks.rank:  # it helps to compute; the first one has the store and the last word
             cells = todo
