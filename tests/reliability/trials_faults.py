@@ -196,7 +196,7 @@ def hanging_measure(tally: Tally, times: int, folder: Path) -> None:
         score = ["score", "fine-1.pt", f"{name}.pt", "fine-2.pt", *common, *store, "--cell-timeout", f"{limit}s"]
         ended = run(score, folder)
         problem = failed_alone(ended.code, folder / f"{number}.db", f"{name}.pt", "took longer than")
-        problem = problem or (" 0 ms" in ended.said and "a cell that was ended is said to have taken no time")
+        problem = problem or ("  0 ms  failed" in ended.said and "a cell that was ended is said to have taken no time")
         late = ended.seconds > limit + 4 * quick.seconds + 10
         tally.count(f"{name}: failed alone", problem or (f"it took {ended.seconds:.0f} s" if late else ""))
     tally.notes.append(f"{limit} s allowed")
