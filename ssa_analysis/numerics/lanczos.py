@@ -14,6 +14,7 @@ MatVec = Callable[[Tensor], Tensor]
 # two steps up to 3 % of the runs on spectra of near pairs ended before it did, with three 0.5 %
 STABLE_STEPS = 3
 DOT_BLOCK = 2**16  # entries whose float64 copies stay in a cache
+NEGLIGIBLE = 1e-150  # an operator of less is zero: squares of its products underflow in float64
 NOISE_FACTOR = 3.0  # the basis sees only a part of a product's rounding
 
 
@@ -180,7 +181,7 @@ def krylov_space(
         m += 1
         norm = exact_dot(product, product) ** 0.5
         scale = max(scale, norm, float(np.abs(full).max()))
-        exhausted = norm <= 10 * torch.finfo(start.dtype).eps * scale
+        exhausted = norm <= max(10 * torch.finfo(start.dtype).eps * scale, NEGLIGIBLE)
         if exhausted or products >= max_products or m == size:
             break
         if tolerance > 0 and m >= top + bottom:
