@@ -106,6 +106,9 @@ def follow_the_driver() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+TOO_LATE = -14  # exit code, as multiprocessing gives it, of a process that SIGALRM has ended
+
+
 @contextmanager
 def ended_after(seconds: float | None) -> Iterator[None]:
     """The system ends this process, by SIGALRM, if the block takes longer; even inside a library that hangs."""

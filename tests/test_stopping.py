@@ -182,6 +182,16 @@ class TestTries:
     def test_the_wait_for_a_worker_is_no_part_of_a_timeout(self) -> None:
         tries = Tries(Job("a", pieces, {"names": ["1"]}, "names", attempts=2, timeout=0.05))
         time.sleep(0.06)  # in a queue
+        assert not tries.late(0.0)
         tries.heard(Event("a", "begun"))
+        assert not tries.late(0.0)
+        time.sleep(0.06)
+        assert tries.late(0.0)
         _, again = tries.lost("the node was lost")
         assert again is not None
+        assert not tries.late(0.0), "the next worker has not begun"
+
+    def test_a_word_that_was_on_its_way_is_allowed_for(self) -> None:
+        tries = Tries(Job("a", pieces, {"names": ["1"]}, "names", attempts=2, timeout=60.0))
+        tries.heard(Event("a", "begun"))
+        assert (tries.late(59.0), tries.late(61.0)) == (False, True)

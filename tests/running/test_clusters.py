@@ -19,6 +19,7 @@ from ssa_analysis.errors import MeasureError, SettingsError
 from ssa_analysis.running import scoring
 from ssa_analysis.running.executors import (
     Event,
+    Executor,
     ExecutorSettings,
     InProcessExecutor,
     Job,
@@ -31,6 +32,7 @@ from ssa_analysis.running.plan import Cell, CellResult
 from ssa_analysis.running.scoring import run_cells
 from ssa_analysis.running.store import Store
 from ssa_analysis.scores import Score
+from ssa_analysis.stopping import gentle_interrupts, request_stop
 
 # Jobs stand at the top of the module: a worker finds them by name.
 
@@ -59,6 +61,12 @@ def dies_at(numbers: list[int], deadly: int, once: str = "") -> Iterator[int]:
         yield number**2
 
 
+def sleeps_at(numbers: list[int], sleepy: int) -> Iterator[int]:
+    for number in numbers:
+        time.sleep(600 if number == sleepy else 0)
+        yield number**2
+
+
 def pretended(cells: list[Cell], spec: Any, device: str, scratch: Any) -> Iterator[CellResult]:
     """What stands for measuring: a number of the checkpoint's own, and the node it came from."""
     import ray
@@ -78,11 +86,25 @@ def ends(events: list[Event]) -> Counter[str]:
     return Counter(e.key for e in events if e.kind in ("done", "failed"))
 
 
+def stopped_at_the_first_value(executor: Executor) -> list[tuple[str, str]]:
+    """Keys and kinds of the events of two jobs that are at work, and a third one that waits for its turn."""
+    numbers = {"numbers": [1, 2, 3], "pause": 1.0}
+    jobs = [Job("in pieces", squares, numbers, "numbers"), Job("whole", squares, numbers), Job("waits", squares, numbers)]
+    events = []
+    with gentle_interrupts(lambda: None):
+        for event in executor.run(jobs):
+            events.append((event.key, event.kind))
+            request_stop()
+    return events
+
+
 SIMPLE = [
     Job("some", squares, {"numbers": [0, 1, 2, 3]}),
     Job("none", squares, {"numbers": []}),
     Job("explains", explains_itself),
 ]
+HANGS = Job("hangs", sleeps_at, {"numbers": [1, 2, 3], "sleepy": 2}, "numbers", attempts=3, timeout=2.0)
+LATE = [("value", 1), ("lost", "took longer than 2.0 s, the time that a cell may take"), ("value", 9), ("done", None)]
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +156,14 @@ class TestRay:
         return pytest.importorskip("ray", reason="Ray is not installed")
 
     def test_a_local_cluster_gives_the_events_of_one_process(self) -> None:
-        jobs = [*SIMPLE, Job("unsendable", sends_what_cannot_be_sent)]
+        jobs = [*SIMPLE, Job("unsendable", sends_what_cannot_be_sent), HANGS]
         events = list(RayExecutor(workers=2).run(jobs))
         alone = list(InProcessExecutor().run(SIMPLE))
         for job in SIMPLE:
             assert [e for e in events if e.key == job.key] == [e for e in alone if e.key == job.key]
         (failed,) = [e for e in events if e.key == "unsendable"]
         assert failed.kind == "failed"
+        assert [(e.kind, e.value) for e in events if e.key == "hangs"] == LATE
 
     def test_a_node_is_killed_in_mid_study_and_the_store_is_that_of_one_worker(
         self, ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,6 +211,12 @@ class TestRay:
         columns = ["sha256", "measure", "name", "value"]
         pd.testing.assert_frame_equal(*(f[columns].sort_values(columns, ignore_index=True) for f in (frame, alone)))
 
+    def test_a_stop_ends_what_is_at_work(self) -> None:
+        events = stopped_at_the_first_value(RayExecutor(workers=2))
+        assert sorted(key for key, kind in events if kind == "stopped") == ["in pieces", "whole"]
+        assert {kind for _, kind in events} == {"value", "stopped"}
+        assert "waits" not in dict(events)
+
     def test_what_cannot_be_is_said(self) -> None:
         with pytest.raises(SettingsError, match="no Ray cluster at 'localhost:1'"):
             list(RayExecutor("localhost:1").run(SIMPLE))
@@ -209,12 +238,13 @@ class TestSlurm:
         return pytest.importorskip("submitit", reason="submitit is not installed")
 
     def test_local_jobs_give_the_events_of_one_process(self, tmp_path: Path) -> None:
-        jobs = [*SIMPLE, Job("unsendable", sends_what_cannot_be_sent)]
+        jobs = [*SIMPLE, Job("unsendable", sends_what_cannot_be_sent), HANGS]
         events = list(SlurmExecutor(tmp_path / "jobs", 2, "local", poll=0.1).run(jobs))
         alone = list(InProcessExecutor().run(SIMPLE))
         for job in SIMPLE:
             assert [e for e in events if e.key == job.key] == [e for e in alone if e.key == job.key]
         assert [e.kind for e in events if e.key == "unsendable"] == ["failed"]
+        assert [(e.kind, e.value) for e in events if e.key == "hangs"] == LATE
         assert not list((tmp_path / "jobs").glob("results-*"))
 
     def test_a_job_that_is_killed_is_submitted_again(self, tmp_path: Path) -> None:
@@ -230,6 +260,12 @@ class TestSlurm:
         assert next(run).value == 1
         run.close()
         assert not list((tmp_path / "jobs").glob("results-*"))
+
+    def test_a_stop_ends_what_is_at_work(self, tmp_path: Path) -> None:
+        events = stopped_at_the_first_value(SlurmExecutor(tmp_path / "jobs", 2, "local", poll=0.1))
+        assert sorted(key for key, kind in events if kind == "stopped") == ["in pieces", "whole"]
+        assert {kind for _, kind in events} == {"value", "stopped"}
+        assert "waits" not in dict(events)
 
     def test_options_go_to_submitit(self) -> None:
         options = {"folder": "jobs", "cluster": "local", "timeout_min": "5", "slurm_partition": "gpu"}

@@ -152,7 +152,7 @@ class Tries:
         self._to_skip = 0  # results that a new start of a job in one piece gives again
         self._started = 1  # starts of the present piece
         self._starved = 0  # ends of the present piece for want of memory
-        self._since = time.monotonic()
+        self._since: float | None = None  # the last that was heard of the present worker
 
     def heard(self, event: Event) -> Event | None:
         """The event to pass on; None for a result that was passed on before, and for what only the driver needs."""
@@ -167,19 +167,28 @@ class Tries:
             self._started, self._starved = 1, 0
         return event
 
-    def lost(self, reason: str, starved: bool = False) -> tuple[list[Event], Job | None]:
+    def late(self, delay: float) -> bool:
+        """Whether a worker that is gone was ended by ``job.timeout``, told from when it was last heard of.
+
+        Args:
+            delay: seconds by which its word may have come later than its end is seen.
+        """
+        limit = self.job.timeout
+        return limit is not None and self._since is not None and time.monotonic() - self._since >= limit - delay
+
+    def lost(self, reason: str, starved: bool = False, late: bool = False) -> tuple[list[Event], Job | None]:
         """What to tell now that the worker is gone, and the job to start in another one, None if that was the end.
 
         Args:
             starved: the worker may have been ended because it took too much memory.
+            late: it was ended because it took longer than its job may.
         """
         key, events = self.job.key, []
         if stop_requested():
             return [Event(key, "stopped")], None
-        limit = self.job.timeout
-        late = limit is not None and time.monotonic() - self._since >= limit
-        if late and limit is not None:
-            reason = f"took longer than {duration(limit)}, the time that a cell may take"
+        self._since = None
+        if late and self.job.timeout is not None:
+            reason = f"took longer than {duration(self.job.timeout)}, the time that a cell may take"
         self._starved += starved and not late
         if not self.job.each:
             if late or self._started >= self.job.attempts:

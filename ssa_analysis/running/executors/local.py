@@ -17,7 +17,7 @@ import torch
 
 from ssa_analysis.progress import progress_is_shown, show_progress
 from ssa_analysis.running.executors.base import EXECUTORS, Event, Executor, ExecutorKind, ExecutorSettings, Job, Tries, events_of
-from ssa_analysis.stopping import follow_the_driver, interrupts_held, stop_requested, told_of_a_stop
+from ssa_analysis.stopping import TOO_LATE, follow_the_driver, interrupts_held, stop_requested, told_of_a_stop
 
 
 class InProcessExecutor:
@@ -139,7 +139,7 @@ class ProcessExecutor:
                             starved = code == -signal.SIGKILL and (seen is None or seen != kills)
                             reason = f"exit code {code}" if code != -signal.SIGKILL else "killed"
                             reason += ", for want of memory" if starved and seen is not None else ""
-                            told, job = worker.tries.lost(f"the worker process ended ({reason})", starved)
+                            told, job = worker.tries.lost(f"the worker process ended ({reason})", starved, code == TOO_LATE)
                             yield from told
                             if job is not None:
                                 again.append((worker.tries, job))

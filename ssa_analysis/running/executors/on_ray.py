@@ -12,6 +12,8 @@ from ssa_analysis.errors import SettingsError
 from ssa_analysis.running.executors.base import EXECUTORS, Event, Executor, ExecutorKind, ExecutorSettings, Job, Tries, events_of
 from ssa_analysis.stopping import stop_requested
 
+DELAY = 1.0  # seconds that an event may be on its way
+
 
 def _import_ray() -> Any:
     try:
@@ -126,7 +128,7 @@ class RayExecutor:
                         yield Event(busy.pop(stream).job.key, "stopped")
                 if reason is not None:
                     busy.pop(stream)
-                    told, again = tries.lost(reason, starved)
+                    told, again = tries.lost(reason, starved, tries.late(DELAY))
                     yield from told
                     if again is not None:
                         waiting.append((tries, again))

@@ -119,7 +119,8 @@ class SlurmExecutor:
                         over.append(one)
                     if finished and not one.ended:
                         state = str(one.handle.state)
-                        told, job = one.tries.lost(f"the job {one.handle.job_id} ended ({state})", "OUT_OF_ME" in state)
+                        reason = f"the job {one.handle.job_id} ended ({state})"
+                        told, job = one.tries.lost(reason, "OUT_OF_ME" in state, one.tries.late(self.poll))
                         yield from told
                         if job is not None:
                             again.append((one.tries, job))
