@@ -50,22 +50,6 @@ def run_script(
         return subprocess.CompletedProcess([str(script)], process.exitcode, *(path.read_text() for path in streams))
 
 
-def start_command(*arguments: object) -> multiprocessing.process.BaseProcess:
-    """``ssa-analyze arguments`` in such a process, in silence; it goes on while the caller does."""
-    process = _forking.Process(target=_command, args=(["ssa-analyze", *map(str, arguments)],))
-    process.start()
-    return process
-
-
-def _command(argv: list[str]) -> None:
-    from ssa_analysis.cli.main import main
-
-    for number in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    sys.argv = argv
-    main()
-
-
 def _run(script: str | Path, arguments: list[str], environment: dict[str, str], cwd: Path, out: str, err: str) -> None:
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY), number)

@@ -1,10 +1,9 @@
-"""Studies: the grid of a file, what cannot be, and that a killed one goes on and ends as an unbroken one."""
+"""Studies: the grid of a file, what cannot be, what is left to do, and eight workers for one."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from processes import start_command
 
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.running.estimate import estimate
@@ -131,54 +129,14 @@ def test_an_estimate_grows_with_the_work() -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken(smoke_study: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, StudyFolder]:
-    folder = tmp_path_factory.mktemp("unbroken") / "smoke"
+def finished(smoke_study: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, StudyFolder]:
+    folder = tmp_path_factory.mktemp("finished") / "smoke"
     shutil.copytree(smoke_study.copy, folder)
     return read_study(STUDIES / "smoke.toml"), StudyFolder(folder)
 
 
-def finish(study: Study, folder: StudyFolder) -> None:
-    assert train_missing(study, folder, missing_runs(study, folder), InProcessExecutor()) == {}
-    with Store(folder.store) as store:
-        assert score_missing(study_cells(study, folder), store, InProcessExecutor()) == []
-
-
-def scores_of(folder: StudyFolder) -> pd.DataFrame:
-    with Store(folder.store, must_exist=True) as store:
-        frame = store.frame()
-    columns = ["checkpoint", "sha256", "measure", "name", "value", "stderr", "low", "high"]
-    return frame[columns].sort_values(columns[:4]).reset_index(drop=True)
-
-
-def test_a_study_that_was_killed_goes_on_and_ends_as_an_unbroken_one(unbroken: tuple[Study, StudyFolder], tmp_path: Path) -> None:
-    """Killed a few times, at moments of training and of scoring; then run to its end."""
-    study, whole = unbroken
-    folder = StudyFolder(tmp_path / "broken")
-    seen = set()
-    for wanted in ("runs/*/last.pt", "scores.db"):
-        process = start_command("study", STUDIES / "smoke.toml", "--out", folder.path)
-        try:
-            deadline = time.monotonic() + 120
-            while not list(folder.path.glob(wanted)) and process.exitcode is None and time.monotonic() < deadline:
-                time.sleep(0.02)
-            time.sleep(0.2)
-        finally:
-            process.kill()
-            process.join()
-        seen.add(len(list(folder.path.glob("runs/*/last.pt"))))
-    assert len(missing_runs(study, folder)) < len(study.runs)
-    finish(study, folder)
-    for run in study.runs:
-        ours, theirs = (torch.load(f.checkpoint(run), weights_only=True)["model"] for f in (folder, whole))
-        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-    assert len(scores_of(folder)) == len(scores_of(whole))
-    both = scores_of(folder).merge(scores_of(whole), on=["checkpoint", "measure", "name"], suffixes=("", "_whole"))
-    assert len(both) == len(scores_of(whole))
-    pd.testing.assert_series_equal(both["value"], both["value_whole"], check_names=False)
-
-
-def test_only_a_run_at_its_last_epoch_is_trained(unbroken: tuple[Study, StudyFolder], tmp_path: Path) -> None:
-    study, folder = unbroken
+def test_only_a_run_at_its_last_epoch_is_trained(finished: tuple[Study, StudyFolder], tmp_path: Path) -> None:
+    study, folder = finished
     run = study.runs[0]
     path = folder.checkpoint(run)
     assert is_trained(path, run.settings)
@@ -190,8 +148,8 @@ def test_only_a_run_at_its_last_epoch_is_trained(unbroken: tuple[Study, StudyFol
     assert not is_trained(tmp_path / "half.pt", run.settings)
 
 
-def test_a_finished_study_has_nothing_left_to_do(unbroken: tuple[Study, StudyFolder]) -> None:
-    study, folder = unbroken
+def test_a_finished_study_has_nothing_left_to_do(finished: tuple[Study, StudyFolder]) -> None:
+    study, folder = finished
     assert missing_runs(study, folder) == []
     with Store(folder.store) as store:
         computed: list[CellResult] = []
@@ -213,8 +171,8 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on(tmp_path: Path) -> Non
     assert [Path(cell.path).parent.name for cell in spec_and_cells[1]] == ["simclr-lr0.1-s0"]
 
 
-def test_transfer_sets_are_probed(unbroken: tuple[Study, StudyFolder], tmp_path: Path) -> None:
-    study, folder = unbroken
+def test_transfer_sets_are_probed(finished: tuple[Study, StudyFolder], tmp_path: Path) -> None:
+    study, folder = finished
     both = dataclasses.replace(study, transfer=(dataclasses.replace(study.data, subset=400),))
     plans = study_cells(both, folder)
     assert [spec.subset for spec, _ in plans] == [300, 400]
