@@ -80,6 +80,9 @@ def gentle_interrupts(tell: Callable[[], None]) -> Iterator[None]:
 @contextmanager
 def interrupts_held() -> Iterator[None]:
     """An interrupt waits until the block has ended; in a process that is started there, until it follows its driver."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # which is what starts a process first, and which lets interrupts through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -97,7 +97,8 @@ def _command(arguments: list[str], folder: Path, log: Path, small: bool, prepare
     from ssa_analysis.cli.main import main
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests themselves run under
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests themselves run under, or held as they began
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.setpgid(0, 0)  # a job of a shell, which Ctrl-C reaches as a whole
     os.chdir(folder)
     stream = open(log, "w", buffering=1)  # noqa: SIM115 (for as long as the process lives)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -144,6 +147,28 @@ def test_a_result_that_takes_too_long_costs_itself_and_is_not_tried_again() -> N
     late = "took longer than 3.0 s, the time that a cell may take"
     assert events == [("value", "1"), ("lost", late), ("value", "3"), ("done", None)]
     assert time.monotonic() - started < 60
+
+
+HELD = """
+import multiprocessing, signal, sys
+
+def look():
+    sys.exit(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+if __name__ == "__main__":
+    from ssa_analysis.stopping import interrupts_held
+
+    process = multiprocessing.get_context("spawn").Process(target=look)
+    with interrupts_held():
+        process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
+
+def test_the_first_process_that_is_started_holds_interrupts_too(tmp_path: Path) -> None:
+    (tmp_path / "held.py").write_text(HELD)
+    assert subprocess.run([sys.executable, tmp_path / "held.py"], check=False).returncode == 1
 
 
 def test_here_a_timeout_ends_nothing() -> None:
