@@ -189,7 +189,7 @@ def hanging_measure(tally: Tally, times: int, folder: Path) -> None:
         nets.write(folder / f"{name}.pt", fault, seed=len(name))
     common = [*NETS, "--subset", "300"]
     quick = run(["score", "fine-1.pt", "fine-2.pt", *common, "--store", "quick.db", "--cell-timeout", "10m"], folder)
-    limit = 20
+    limit = max(8, round(quick.seconds))
     for number in range(times):
         name = ("locked", "asleep")[number % 2]
         store = ["--store", f"{number}.db", "--workers", str(1 + number // 2 % 2)]

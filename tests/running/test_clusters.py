@@ -194,10 +194,10 @@ class TestRay:
         plain = {"include_dashboard": False, "include_log_monitor": False}  # processes that nobody asks here
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **plain})
         try:
-            nodes = [cluster.add_node(num_cpus=2, **plain) for _ in range(2)]
+            nodes = [cluster.add_node(num_cpus=1, **plain) for _ in range(2)]
             ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
             with Store(tmp_path / "ray.db") as store:
-                summary = run_cells(cells, None, executor=RayExecutor(workers=4), store=store, on_result=tell)  # type: ignore[arg-type]
+                summary = run_cells(cells, None, executor=RayExecutor(workers=2), store=store, on_result=tell)  # type: ignore[arg-type]
                 frame = store.frame()
         finally:
             ray.shutdown()
