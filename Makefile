@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/ssa-analyze demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY) lint types test
 

@@ -22,7 +22,7 @@ from ssa_analysis.errors import CheckpointError, SettingsError, StoreError
 from ssa_analysis.paths import expanded
 from ssa_analysis.progress import duration, parse_duration
 from ssa_analysis.scores import plain_json
-from ssa_analysis.stopping import gentle_interrupts
+from ssa_analysis.stopping import gentle_interrupts, stop_requested
 from ssa_analysis.toml_files import read_toml
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,7 +41,7 @@ class Progress:
         self.done += 1
         elapsed = time.monotonic() - self.started
         left = elapsed / self.done * (self.total - self.done)
-        rest = f"  about {duration(left)} left" if self.done < self.total else ""
+        rest = f"  about {duration(left)} left" if self.done < self.total and not stop_requested() else ""
         width = len(str(self.total))
         say(f"[{self.done:{width}}/{self.total}] {text}{rest}", problem)
 

@@ -27,6 +27,7 @@ from ssa_analysis.running.plan import DataSpec, loaded_data
 from ssa_analysis.running.ranks import joined_ranks
 from ssa_analysis.running.recording import Recorder
 from ssa_analysis.running.study import Run
+from ssa_analysis.stopping import stop_requested
 from ssa_analysis.training.logs import EpochLog, last_row
 from ssa_analysis.training.loop import build_encoder, finished_epochs, steps_of_an_epoch, train
 from ssa_analysis.training.optimizers import build_optimizer
@@ -193,5 +194,5 @@ class Teller:
         self.count += 1
         left = row.seconds / self.count * (row.epochs - row.epoch)
         knn = f"  kNN {row.knn:.3f}" if row.knn is not None else ""
-        rest = f"  about {duration(left)} left" if row.epoch < row.epochs else ""
+        rest = f"  about {duration(left)} left" if row.epoch < row.epochs and not stop_requested() else ""
         say(f"[{row.epoch}/{row.epochs}] loss {row.loss:.4f}{knn}{rest}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from processes import forking
 
@@ -29,15 +32,23 @@ class Running:
 
     Args:
         small: measures take seconds and reports draw two figures, as in the tests of the documents.
+        spawn: workers of the command are spawned, as they are for a user, and not forked as the command itself is.
         prepare: name of a function of ``forked``, called with ``prepared`` in the process before the command.
     """
 
     def __init__(
-        self, arguments: list[str], folder: Path, *, small: bool = True, prepare: str = "", prepared: tuple[Any, ...] = ()
+        self,
+        arguments: list[str],
+        folder: Path,
+        *,
+        small: bool = True,
+        spawn: bool = False,
+        prepare: str = "",
+        prepared: tuple[Any, ...] = (),
     ) -> None:
         self.log = folder / f"said-{time.monotonic_ns()}.txt"
         self.started = time.monotonic()
-        self.process = forking().Process(target=_command, args=(arguments, folder, self.log, small, prepare, prepared))
+        self.process = forking().Process(target=_command, args=(arguments, folder, self.log, small, spawn, prepare, prepared))
         self.process.start()
 
     @property
@@ -90,7 +101,9 @@ def run(arguments: list[str], folder: Path, **options: Any) -> Ended:
     return Running(arguments, folder, **options).ended()
 
 
-def _command(arguments: list[str], folder: Path, log: Path, small: bool, prepare: str, prepared: tuple[Any, ...]) -> None:
+def _command(
+    arguments: list[str], folder: Path, log: Path, small: bool, spawn: bool, prepare: str, prepared: tuple[Any, ...]
+) -> None:
     import pytest
     import torch
     from command_line import small as make_small
@@ -106,11 +119,34 @@ def _command(arguments: list[str], folder: Path, log: Path, small: bool, prepare
     os.dup2(stream.fileno(), 2)
     sys.stdout = sys.stderr = stream
     sys.argv = ["ssa-analyze", *arguments]
+    patch = pytest.MonkeyPatch()
     if small:
-        make_small(pytest.MonkeyPatch())
+        make_small(patch)
+    if not spawn:
+        patch.setattr(multiprocessing, "get_context", lambda method=None: _Workers)
     if prepare:
         globals()[prepare](*prepared)
     main()
+
+
+class _Workers:
+    """What a command takes for a context of ``multiprocessing``: its workers are forked, and belong where it belongs itself."""
+
+    groups: ClassVar[list[Path]] = []  # control groups
+    Pipe = staticmethod(forking().Pipe)
+
+    @classmethod
+    def Process(cls, target: Callable[..., None], args: tuple[Any, ...], daemon: bool) -> BaseProcess:
+        """As of a context."""
+        return forking().Process(target=_worker, args=(os.getpgrp(), cls.groups, target, args), daemon=daemon)
+
+
+def _worker(shell_job: int, groups: list[Path], target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as one that is spawned while interrupts are held
+    os.setpgid(0, shell_job)
+    for folder in groups:
+        (folder / "cgroup.procs").write_text(str(os.getpid()))
+    target(*args)
 
 
 def impatient(busy: float) -> None:
@@ -140,6 +176,7 @@ def nobody() -> None:
 def in_group(folder: Path) -> None:
     """Join a control group, with all processes that are started later."""
     (folder / "cgroup.procs").write_text(str(os.getpid()))
+    _Workers.groups.append(folder)
 
 
 def content_of(store: Path) -> dict[str, Any]:

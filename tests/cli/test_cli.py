@@ -33,6 +33,7 @@ from ssa_analysis.measures.base import Measure, MeasureSettings
 from ssa_analysis.running.plan import Cell, CellResult, default_measures
 from ssa_analysis.running.store import Store
 from ssa_analysis.scores import JSON_FIELDS, Score
+from ssa_analysis.stopping import gentle_interrupts, request_stop
 from ssa_analysis.training.settings import METHODS
 from ssa_analysis.version import __version__
 
@@ -673,6 +674,12 @@ class TestTerminals:
             "[ 2/10] two  about 16.0 s left",
             "[10/10] ten",
         ]
+
+    def test_after_a_stop_no_time_is_left(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with gentle_interrupts(lambda: None):
+            request_stop()
+            Progress(10).step("one")
+        assert capsys.readouterr().err == "[ 1/10] one\n"
 
     def test_an_interrupt_while_planning(self, cli: Cli, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(*_: Any) -> None:

@@ -97,7 +97,7 @@ def kills(
     "`score` killed with SIGKILL at random moments, then run again",
     "the store opens after each kill; at the end it equals an unbroken run's to the bit, no cell twice, none lost, no "
     "file left over",
-    few=4,
+    few=2,
     many=50,
 )
 def score_killed(tally: Tally, times: int, folder: Path) -> None:
@@ -120,7 +120,7 @@ def score_killed(tally: Tally, times: int, folder: Path) -> None:
     "`train --resume` killed with SIGKILL at random moments, then run again",
     "every checkpoint that is there loads; at the end all are the bytes of an unbroken run's, and so are the logs but "
     "for the seconds",
-    few=4,
+    few=2,
     many=50,
 )
 def train_killed(tally: Tally, times: int, folder: Path) -> None:
@@ -147,7 +147,7 @@ LOGS = {"log.csv": LOG_COLUMNS, "records.csv": ("epoch",)}
     "`study` killed with SIGKILL at random moments, then run again",
     "the store opens and checkpoints load after each kill; at the end checkpoints, store and logs equal an unbroken "
     "run's to the bit",
-    few=3,
+    few=2,
     many=50,
 )
 def study_killed(tally: Tally, times: int, folder: Path) -> None:

@@ -269,7 +269,7 @@ def out_of_memory(tally: Tally, times: int, folder: Path) -> None:
         store = folder / f"{number}.db"
         names = [f"{name}.pt" for _, name in faults]
         with memory_limit(LIMIT) as group:
-            score = ["score", *names, *NETS, "--store", store.name, "--cell-timeout", "20m"]
+            score = ["score", *names, *NETS, "--subset", "900", "--store", store.name, "--cell-timeout", "20m"]
             ended = Running(score, folder, prepare="in_group", prepared=(group,)).ended()
         problem = failed_alone(ended.code, store, "too-much.pt", "the worker process ended (killed, for want of memory)")
         if not problem and "in batches of 0.25 of their size, since memory was short" not in ended.said:
@@ -303,7 +303,7 @@ def killed_for_memory_in_one_process(tally: Tally, times: int, folder: Path) -> 
     for fault, name in ((nets.TAKES_TOO_MUCH, "too-much"), (nets.FINE, "fine-1"), (nets.FINE, "fine-2")):
         nets.write(folder / f"{name}.pt", fault, seed=len(name))
     for number in range(times):
-        score = ["score", "too-much.pt", "fine-1.pt", "fine-2.pt", *NETS, "--store", f"{number}.db"]
+        score = ["score", "too-much.pt", "fine-1.pt", "fine-2.pt", *NETS, "--subset", "900", "--store", f"{number}.db"]
         with memory_limit(LIMIT) as group:
             first = Running(score, folder, prepare="in_group", prepared=(group,)).ended()
             second = Running(score, folder, prepare="in_group", prepared=(group,)).ended()

@@ -60,7 +60,7 @@ def resident(pid: int) -> int:
 def many(tally: Tally, times: int, folder: Path) -> None:
     many_checkpoints(folder, times)
     alone = single_cell(folder) if times >= 100 else 0.0
-    running = Running(SCORE, folder, small=times < 100)
+    running = Running(SCORE, folder, small=times < 100, spawn=times >= 100)
     samples: list[tuple[float, int, list[int]]] = []
     while running.process.is_alive():
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children")

@@ -81,81 +81,106 @@ class ProcessExecutor:
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
         """See :class:`Executor`."""
-        context = multiprocessing.get_context("spawn")
-        fresh = iter(jobs)
-        again: list[tuple[Tries, Job]] = []
-        busy: dict[Connection, _Worker] = {}
+        yield from _Pool(self.workers, self.gpus, self.threads, jobs).events()
 
-        def take() -> tuple[Tries, Job] | None:
-            if again:
-                return again.pop()
-            job = None if stop_requested() else next(fresh, None)
-            return None if job is None else (Tries(job), job)
 
-        def start(gpu: int | None, taken: tuple[Tries, Job]) -> None:
-            mine, theirs = context.Pipe()
-            arguments = (theirs, self.threads, progress_is_shown(), gpu)
-            process = context.Process(target=_serve, args=arguments, daemon=True)
-            with interrupts_held():
-                process.start()
-            theirs.close()
-            assign(mine, process, gpu, taken)
+class _Pool:
+    """The workers of one run, by the connections to them."""
 
-        def assign(connection: Connection, process: Any, gpu: int | None, taken: tuple[Tries, Job] | None) -> None:
-            tries, job = taken if taken is not None else (None, None)
-            with suppress(ConnectionError):  # a worker that has died between two jobs; for a job, recv() will tell
-                connection.send(job)
-            if tries is not None:
-                busy[connection] = _Worker(process, gpu, tries)
-                return
-            busy.pop(connection, None)
-            process.join()
-            connection.close()
+    def __init__(self, workers: int, gpus: int, threads: int, jobs: Iterable[Job]) -> None:
+        self.workers, self.gpus, self.threads = workers, gpus, threads
+        self.context = multiprocessing.get_context("spawn")
+        self.fresh = iter(jobs)
+        self.again: list[tuple[Tries, Job]] = []
+        self.busy: dict[Connection, _Worker] = {}
+        self.kills = oom_kills()
 
-        def stop() -> None:
-            for worker in busy.values():
-                with suppress(OSError):  # it has just ended
-                    os.kill(worker.process.pid, signal.SIGINT)
-
-        seen = oom_kills()
+    def events(self) -> Iterator[Event]:
+        """Of all jobs; closing the iterator ends the workers."""
         try:
-            with told_of_a_stop(stop):
+            with told_of_a_stop(self.stop):
                 for number in range(self.workers):
-                    if (taken := take()) is None:
-                        break
-                    start(number % self.gpus if self.gpus else None, taken)
-                while busy:
-                    for ready in wait(list(busy)):
+                    self.start(number % self.gpus if self.gpus else None)
+                while self.busy:
+                    for ready in wait(list(self.busy)):
                         assert isinstance(ready, Connection)
-                        worker = busy[ready]
-                        try:
-                            event = ready.recv()
-                        except (EOFError, ConnectionError):
-                            worker.process.join()
-                            busy.pop(ready)
-                            ready.close()
-                            code = worker.process.exitcode
-                            kills, seen = seen, oom_kills()
-                            starved = code == -signal.SIGKILL and (seen is None or seen != kills)
-                            reason = f"exit code {code}" if code != -signal.SIGKILL else "killed"
-                            reason += ", for want of memory" if starved and seen is not None else ""
-                            told, job = worker.tries.lost(f"the worker process ended ({reason})", starved, code == TOO_LATE)
-                            yield from told
-                            if job is not None:
-                                again.append((worker.tries, job))
-                            if (taken := take()) is not None:
-                                start(worker.gpu, taken)
-                            continue
-                        if event.kind == "begun" and stop_requested():  # it could not hear it before
-                            stop()
-                        passed_on = worker.tries.heard(event)
-                        if passed_on is not None:
-                            yield passed_on
-                        if event.kind not in ("begun", "value"):
-                            assign(ready, worker.process, worker.gpu, take())
+                        yield from self.hear(ready)
         finally:
-            for worker in busy.values():
+            for worker in self.busy.values():
                 worker.process.kill()
+
+    def stop(self) -> None:
+        """Pass a request to stop on to the workers."""
+        for worker in self.busy.values():
+            with suppress(OSError):  # it has just ended
+                os.kill(worker.process.pid, signal.SIGINT)
+
+    def take(self) -> tuple[Tries, Job] | None:
+        """The next job to begin, None where there is none or a stop was asked for."""
+        if self.again:
+            return self.again.pop()
+        job = None if stop_requested() else next(self.fresh, None)
+        return None if job is None else (Tries(job), job)
+
+    def start(self, gpu: int | None) -> None:
+        """A new worker for the next job, if there is one."""
+        taken = self.take()
+        if taken is None:
+            return
+        mine, theirs = self.context.Pipe()
+        arguments = (theirs, self.threads, progress_is_shown(), gpu)
+        process = self.context.Process(target=_serve, args=arguments, daemon=True)
+        with interrupts_held():
+            process.start()
+        theirs.close()
+        self.busy[mine] = _Worker(process, gpu, taken[0])
+        self.send(mine, taken[1])
+
+    def send(self, connection: Connection, job: Job | None) -> None:
+        """A job to a worker; None ends it."""
+        with suppress(ConnectionError):  # it has died between two jobs; for a job, recv() will tell
+            connection.send(job)
+
+    def hear(self, connection: Connection) -> Iterator[Event]:
+        """What a worker has to say: an event, or by its silence that it has died."""
+        worker = self.busy[connection]
+        try:
+            event = connection.recv()
+        except (EOFError, ConnectionError):
+            yield from self.bury(connection)
+            return
+        if event.kind == "begun" and stop_requested():  # it could not hear it before
+            self.stop()
+        passed_on = worker.tries.heard(event)
+        if passed_on is not None:
+            yield passed_on
+        if event.kind in ("begun", "value"):
+            return
+        taken = self.take()
+        if taken is not None:
+            worker.tries = taken[0]
+            self.send(connection, taken[1])
+            return
+        self.send(connection, None)
+        del self.busy[connection]
+        worker.process.join()
+        connection.close()
+
+    def bury(self, connection: Connection) -> Iterator[Event]:
+        """What the end of a worker means for its job; another worker takes its place."""
+        worker = self.busy.pop(connection)
+        worker.process.join()
+        connection.close()
+        code = worker.process.exitcode
+        before, self.kills = self.kills, oom_kills()
+        starved = code == -signal.SIGKILL and (self.kills is None or self.kills != before)
+        reason = f"exit code {code}" if code != -signal.SIGKILL else "killed"
+        reason += ", for want of memory" if starved and self.kills is not None else ""
+        told, job = worker.tries.lost(f"the worker process ended ({reason})", starved, code == TOO_LATE)
+        yield from told
+        if job is not None:
+            self.again.append((worker.tries, job))
+        self.start(worker.gpu)
 
 
 def make_local(settings: ExecutorSettings) -> Executor:
