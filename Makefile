@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ssa-analyze-ready
 
-.PHONY: demo test check lint types test-floors benchmark docs clean
+.PHONY: demo test test-full check lint types test-floors benchmark docs clean
 
 demo: $(READY)
 	$(BIN)/ssa-analyze demo --out demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# every trial, draw and case of the tests that every run makes fewer of
+test-full: $(READY)
+	SSA_FULL_TESTS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY) lint types test
 

@@ -32,16 +32,16 @@ TINY = TrainSettings(arch="convnet", width=4, projector=(16, 8), epochs=3, batch
 DRAWN = ("granulated", "predicted_accuracy", "method_contrasts")  # figures of the study that the session shares
 # measures that take seconds; what a command sets itself stays
 SMALL: dict[str, dict[str, Any]] = {
-    "curvature": {"pairs": 32, "batch": 32, "top": 1, "max_products": 12, "trace_probes": 3, "density_probes": 2},
+    "curvature": {"pairs": 32, "batch": 32, "top": 1, "max_products": 8, "trace_probes": 3, "density_probes": 1},
     "flatness": {"pairs": 32, "batch": 32, "steps": 1, "restarts": 1, "draws": 2},
     "landscape": {"pairs": 32, "batch": 32, "directions": 2, "points": 3, "grid": 3},
     "downstream": {"draws": 2},
-    "robustness": {"images": 50},
+    "robustness": {"images": 30},
     "shift": {"permutations": 19, "projections": 5, "groups": 4},
     "views": {"images": 60, "groups": 4},
-    "bounds": {"bootstrap": 20, "transport": 50, "scales": 3, "draws": 10, "block": 32},
+    "bounds": {"bootstrap": 10, "transport": 30, "scales": 2, "draws": 4, "block": 32},
 }
-FEW = ("--set", "bounds.bootstrap=20", "--set", "bounds.scales=3", "--set", "bounds.draws=10")  # draws, where any will do
+FEW = ("--set", "bounds.bootstrap=10", "--set", "bounds.scales=2", "--set", "bounds.draws=4")  # draws, where any will do
 NET = """
 from torch import nn
 

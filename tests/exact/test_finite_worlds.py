@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scale import often
 
 from ssa_analysis.numerics.contrastive import softplus
 from ssa_analysis.theory.finite_worlds import check_negatives, check_transport, check_world, random_world
@@ -14,7 +15,7 @@ from ssa_analysis.theory.r6_margin import margins
 from ssa_analysis.theory.rungs import HOLDS, VIOLATED, WITHIN_ERROR, RungCheck
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=often(500, 2000), deadline=None)
 @given(
     classes=st.integers(1, 5),
     points=st.integers(1, 9),
@@ -42,7 +43,7 @@ def hold(checks: list[RungCheck]) -> None:
         assert check.verdict == HOLDS
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=often(500, 2000), deadline=None)
 @given(
     classes=st.integers(1, 4),
     points=st.integers(1, 4),

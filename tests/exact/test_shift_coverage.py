@@ -1,4 +1,4 @@
-"""The errors of the distances between laws, over 200 draws whose truth is known."""
+"""The errors of the distances between laws, over many draws whose truth is known."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scale import enough, often
 from torch import Tensor
 
 from ssa_analysis.numerics.bures import SubsetMoments, extrapolated, gaussian_w2
@@ -17,9 +18,8 @@ from ssa_analysis.numerics.resampling import Interval, group_jackknife
 from ssa_analysis.numerics.sliced import floored_sliced, max_sliced_wasserstein2, random_directions
 from ssa_analysis.numerics.transport import exact_distance, floored_distance
 
-DRAWS = 200
-# of 200 intervals at 95 %; fewer have a chance of 1e-4 at 93 %
-ENOUGH = 174
+DRAWS = often(100, 200)
+ENOUGH = enough(DRAWS)  # intervals at 95 %
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:
