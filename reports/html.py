@@ -94,7 +94,7 @@ def page_table(name: str, table: pd.DataFrame) -> Table:
 
 
 def protocol_note(frame: pd.DataFrame, environments: dict[str, dict[str, Any]]) -> str:
-    """One sentence on data, seeds and versions, for the foot of tables."""
+    """A few sentences on data, seeds and versions, for the foot of tables."""
     if frame.empty:
         return "No scores."
     data = ", ".join(sorted(frame["data"].unique()))
@@ -104,6 +104,11 @@ def protocol_note(frame: pd.DataFrame, environments: dict[str, dict[str, Any]]) 
         f" Not comparable, because measured on different images for different checkpoints: {', '.join(mixed)}." if mixed else ""
     )
     versions = sorted({f"torch {e['packages'].get('torch', '?')}" for e in environments.values()})
+    drawn = sorted({str(e["packages"]["kornia"]) for e in environments.values() if "kornia" in e["packages"]})
+    if len(drawn) > 1:
+        warning += (
+            f" Of one seed kornia {' and '.join(drawn)} may draw different views: scores of several versions differ by that, too."
+        )
     return (
         f"Data: {data}; seed {seeds}; ssa-analyze {', '.join(sorted({v.split('/')[0] for v in frame['code_version']}))}, "
         f"{', '.join(versions)}. Values ± standard error over held-out images, draws or directions (see the score's settings); "

@@ -12,10 +12,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from ssa_analysis.reports import html as module
 from ssa_analysis.reports.figures import FIGURES, TRAINING_CURVES
-from ssa_analysis.reports.html import SCRIPTS, write_report
+from ssa_analysis.reports.html import SCRIPTS, protocol_note, write_report
 
 from ssa_analysis.errors import DataError, OutputError, StoreError
 from ssa_analysis.running.store import Store
@@ -192,6 +193,13 @@ def test_two_reports_of_the_same_scores_are_the_same_bytes(
     assert len(first) == 1 + 2 * len(few) + 2 * 6
     assert sorted(first) == sorted(second)
     assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_several_versions_of_kornia_are_warned_of(frame: pd.DataFrame) -> None:
+    environments = {name: {"packages": {"torch": "2.9.0", "kornia": name}} for name in ("0.8.2", "0.9.0")}
+    warned = "Measured with kornia 0.8.2 and 0.9.0, which may draw different views"
+    assert warned in protocol_note(frame, environments)
+    assert "kornia" not in protocol_note(frame, {"a": environments["0.8.2"]})
 
 
 def test_an_empty_store(store: Store, tmp_path: Path, page_of: Callable[[Store], Page]) -> None:
