@@ -106,9 +106,7 @@ def protocol_note(frame: pd.DataFrame, environments: dict[str, dict[str, Any]]) 
     versions = sorted({f"torch {e['packages'].get('torch', '?')}" for e in environments.values()})
     drawn = sorted({str(e["packages"]["kornia"]) for e in environments.values() if "kornia" in e["packages"]})
     if len(drawn) > 1:
-        warning += (
-            f" Of one seed kornia {' and '.join(drawn)} may draw different views: scores of several versions differ by that, too."
-        )
+        warning += f" Measured with kornia {' and '.join(drawn)}, which may draw different views from one seed."
     return (
         f"Data: {data}; seed {seeds}; ssa-analyze {', '.join(sorted({v.split('/')[0] for v in frame['code_version']}))}, "
         f"{', '.join(versions)}. Values ± standard error over held-out images, draws or directions (see the score's settings); "
