@@ -95,7 +95,8 @@ def interrupted_training(tally: Tally, times: int, folder: Path) -> None:
         seen = "stopped after the epoch" if ended.code == 130 else "ended before it"
         if ended.code == 130 and f"[{len(rows)}/{EPOCHS}]" not in ended.said:
             problem = f"{len(rows)} epochs in the log: {ended.said[-400:]}"
-        if ended.code == 130 and ended.said.rstrip().splitlines()[-2].endswith("left"):
+        last = [line for line in ended.said.splitlines() if line.startswith(f"[{len(rows)}/{EPOCHS}]")]
+        if ended.code == 130 and any(line.endswith("left") for line in last):
             problem = f"it says that there is time left: {ended.said[-400:]}"
         again = run([*arguments, "--resume", "--out", out.name], folder)
         problem = problem or ("" if ended.code in (0, 130) and again.code == 0 else f"{ended.said[-300:]} {again.said[-300:]}")
