@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scale import enough, often
+from scale import often
 from torch import Tensor
 
 from ssa_analysis.numerics.bures import SubsetMoments, extrapolated, gaussian_w2
@@ -19,7 +19,7 @@ from ssa_analysis.numerics.sliced import floored_sliced, max_sliced_wasserstein2
 from ssa_analysis.numerics.transport import exact_distance, floored_distance
 
 DRAWS = often(100, 200)
-ENOUGH = enough(DRAWS)  # intervals at 95 %
+ENOUGH = 0.87 * DRAWS  # intervals at 95 %; fewer than 174 of 200 have a chance of 1e-4 at 93 %
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scale import enough, often
 
 from ssa_analysis.theory.estimates import estimate
 from ssa_analysis.theory.evidence import resample, uniformities
@@ -17,7 +16,7 @@ from ssa_analysis.theory.rungs import HOLDS, Population
 from ssa_analysis.theory.simulated_worlds import CircleWorld
 
 WORLD, TAU, BETA = CircleWorld(), 0.5, 30.0
-IMAGES, DRAWS, BOOTSTRAP = 400, often(80, 150), 100
+IMAGES, DRAWS, BOOTSTRAP = 400, 150, 100
 
 
 def truths(points: int) -> dict[str, float]:
@@ -103,10 +102,10 @@ def test_every_rung_holds_on_the_grid() -> None:
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    """Over many draws of probe and held-out images.
+    """Over 150 draws of probe and held-out images at 95 %: 142.5 are expected, 135 is almost three deviations below.
 
-    R7's right side is not among them: its norm is too large on average, as the documentation says. R4 has no truth of its
-    own, since its finite loss is drawn.
+    At their last run 137 to 150 covered. R7's right side is not among them: its norm is too large on average, as the
+    documentation says. R4 has no truth of its own, since its finite loss is drawn.
     """
     known = truths(256)
     hits, estimates = dict.fromkeys(known, 0), {name: [] for name in known}
@@ -122,7 +121,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
                 low, high, value = interval.low, interval.high, interval.value
             hits[name] += low <= truth <= high
             estimates[name].append(value)
-    assert {name: count for name, count in hits.items() if count < enough(DRAWS)} == {}
+    assert {name: count for name, count in hits.items() if count < 0.9 * DRAWS} == {}
     # the estimators themselves are off by a small part of their spread
     for name, truth in known.items():
         values = np.array(estimates[name])

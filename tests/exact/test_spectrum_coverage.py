@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scale import enough, often
+from scale import often
 
 from ssa_analysis.numerics.spectrum import Spectrum, analyse_spectrum
 
 SEEDS = often(100, 200)
-# 95 % are asked for, and of the ratios, on operators of low rank, a little less is seen. The trace, whose probes stop when they
-# agree, is the one that a careless error would hurt
-ENOUGH = {name: enough(SEEDS, 0.93) for name in ("squared_frobenius", "effective_rank", "negative_mass")} | {
-    "trace": enough(SEEDS, 0.95, 0.05)
-}
+# 95 % are asked for. Below 174 of 200 has a chance of 1e-4 at 93 %, and of 97 % at 80 %. The trace, whose probes stop
+# when they agree, is the one that a careless error would hurt
+ENOUGH = {"trace": 0.925, "squared_frobenius": 0.87, "effective_rank": 0.87, "negative_mass": 0.87}  # shares of the seeds
 N = 400
 
 
@@ -67,7 +65,7 @@ def test_trace_norm_rank_and_negative_mass(runs: tuple[np.ndarray, list[Spectrum
         # and the errors are no larger than they must be
         actual = np.sqrt(np.mean([(i.value - true) ** 2 for i in intervals]))
         assert np.mean([i.stderr for i in intervals]) <= 2 * actual + 1e-6 * abs(true) + 1e-9, name
-    assert all(count >= ENOUGH[name] for name, count in inside.items()), inside
+    assert all(count >= ENOUGH[name] * SEEDS for name, count in inside.items()), inside
 
 
 def test_density_band(runs: tuple[np.ndarray, list[Spectrum]]) -> None:

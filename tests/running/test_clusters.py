@@ -237,10 +237,10 @@ class TestSlurm:
         return pytest.importorskip("submitit", reason="submitit is not installed")
 
     def test_local_jobs_give_the_events_of_one_process(self, tmp_path: Path) -> None:
-        jobs = [SIMPLE[0], SIMPLE[2], Job("unsendable", sends_what_cannot_be_sent), HANGS]
+        jobs = [*SIMPLE, Job("unsendable", sends_what_cannot_be_sent), HANGS]
         events = list(SlurmExecutor(tmp_path / "jobs", 2, "local", poll=0.1).run(jobs))
         alone = list(InProcessExecutor().run(SIMPLE))
-        for job in (SIMPLE[0], SIMPLE[2]):
+        for job in SIMPLE:
             assert [e for e in events if e.key == job.key] == [e for e in alone if e.key == job.key]
         assert [e.kind for e in events if e.key == "unsendable"] == ["failed"]
         assert [(e.kind, e.value) for e in events if e.key == "hangs"] == LATE
