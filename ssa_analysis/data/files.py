@@ -148,8 +148,8 @@ def decode(files: list[Path], image_size: int | None) -> Tensor:
     return torch.stack(decoded)
 
 
-def read_image(file: Path) -> Tensor:
-    """``(3, h, w)`` uint8 of an image file.
+def read_image(file: Path, what: str = "image") -> Tensor:
+    """``(3, h, w)`` uint8 of an image file; ``what`` is what an error calls it.
 
     Raises:
         DataError: damaged, none of ``FORMATS``, no file of bytes, or of more than ``MOST_PIXELS``, which is found out before any
@@ -159,7 +159,7 @@ def read_image(file: Path) -> Tensor:
     from torchvision.transforms.v2 import functional as transform
 
     if not ordinary(file):
-        raise DataError(f"{file}: not a readable image ({'no ordinary file' if file.exists() else 'no such file'})")
+        raise DataError(f"{file}: not a readable {what} ({'no ordinary file' if file.exists() else 'no such file'})")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of sizes that are looked at here, and of strange metadata
         try:
@@ -169,5 +169,5 @@ def read_image(file: Path) -> Tensor:
                 pixels: Tensor = transform.pil_to_tensor(image.convert("RGB"))
         except Exception as error:  # damaged bytes raise anything in Pillow's readers
             lines = str(error).splitlines()
-            raise DataError(f"{file}: not a readable image ({lines[0][:160] if lines else type(error).__name__})") from error
+            raise DataError(f"{file}: not a readable {what} ({lines[0][:160] if lines else type(error).__name__})") from error
     return pixels

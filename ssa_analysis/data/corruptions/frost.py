@@ -55,12 +55,9 @@ def load_frost_textures(folder: Path) -> FrostTextures:
     digest = hashlib.sha256()
     for name in TEXTURE_FILES:
         try:
-            images.append(read_image(folder / name))
+            images.append(read_image(folder / name, "frost texture"))
         except DataError as error:
-            reason = str(error).removeprefix(f"{folder / name}: not a readable image ").strip("()")
-            raise DataError(
-                f"{folder / name}: not a readable frost texture ({reason}); the folder must hold {', '.join(TEXTURE_FILES)}"
-            ) from error
+            raise DataError(f"{error}; the folder must hold {', '.join(TEXTURE_FILES)}") from error
         digest.update(images[-1].numpy().tobytes())
     return FrostTextures(tuple(images), digest.hexdigest()[:16])
 
