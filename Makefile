@@ -12,7 +12,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# every trial, draw and case of the tests that every run makes fewer of
+# with all the draws and worlds of the tests that make fewer of them on every run
 test-full: $(READY)
 	SSA_FULL_TESTS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
