@@ -223,7 +223,7 @@ def _run_and_print(
         with interruptible("the cells in hand" if (workers or 1) > 1 else "the cell in hand"):
             summary = run_cells(
                 cells, spec, executor=executor, store=store, device=how.device, on_result=tell, deadline=deadline,
-                timeout=how.cell_timeout, tell=warn,
+                timeout=how.cell_timeout, tell=warn, keep_scores=how.as_json or bool(how.conditions),
             )  # fmt: skip
             stopped = stop_requested() and summary.skipped > 0
     finally:

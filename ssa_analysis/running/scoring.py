@@ -24,7 +24,10 @@ POLL = 0.5  # seconds between two looks at cells that another run computes
 
 @dataclass(frozen=True)
 class ScoringSummary:
-    """All scores of the plan (fresh and stored), in its order, what failed, and how many cells were left for lack of time."""
+    """All scores of the plan (fresh and stored), in its order, what failed, and how many cells were left for lack of time.
+
+    ``scores`` is empty where they were not to be kept (``run_cells(..., keep_scores=False)``).
+    """
 
     scores: list[Score]
     failures: list[CellResult]
@@ -62,6 +65,7 @@ def run_cells(
     deadline: Deadline | None = None,
     timeout: float | None = None,
     tell: Callable[[str], None] = lambda text: None,
+    keep_scores: bool = True,
 ) -> ScoringSummary:
     """Run the cells that the store does not have; each result is stored before ``on_result`` is told.
 
@@ -75,11 +79,14 @@ def run_cells(
     Args:
         deadline: no cell begins after it. timeout: seconds that a cell may take where its worker can be ended (``Job``).
         tell: is told what people should know, such as that another run is being waited for.
+        keep_scores: False leaves them to the store and to ``on_result``, so that memory does not grow with the cells (those of
+            one, with their arrays and settings, take some tens of kB).
     """
     missing = cells_to_run(cells, store)
     known = {cell.key for cell in cells} - {cell.key for cell in missing}
     alone = Ranks.current().size == 1  # else all ranks must go the same way
-    work = _Work(spec, store, device, on_result, deadline, timeout, alone=alone and isinstance(executor, InProcessExecutor))
+    by_itself = alone and isinstance(executor, InProcessExecutor)
+    work = _Work(spec, store, device, on_result, deadline, timeout, by_itself, keep_scores)
     groups: dict[str, list[Cell]] = {}
     for cell in missing:
         groups.setdefault(cell.path, []).append(cell)
@@ -107,7 +114,7 @@ def run_cells(
         finally:
             work.tidy()
     scores: list[Score] = []
-    for cell in cells:
+    for cell in cells if keep_scores else ():
         if cell.key in work.fresh:
             scores += [replace(score, checkpoint=cell.path) for score in work.fresh[cell.key].scores]
         elif store is not None and (cell.key in known or cell.key in work.found):
@@ -127,8 +134,9 @@ class _Work:
     """What one call of :func:`run_cells` has in hand.
 
     Attributes:
-        alone: whether the cells run in this very process. fresh: results by the key of their cell. found: keys of cells that
-            another run has stored meanwhile. given: cells by the key of their job, those that an executor has.
+        alone: whether the cells run in this very process. keep_scores: whether ``fresh`` has scores.
+        fresh: results by the key of their cell. found: keys of cells that another run has stored meanwhile.
+        given: cells by the key of their job, those that an executor has.
     """
 
     spec: DataSpec
@@ -138,6 +146,7 @@ class _Work:
     deadline: Deadline | None
     timeout: float | None
     alone: bool
+    keep_scores: bool
     claims: Claims | None = None
     fresh: dict[str, CellResult] = field(default_factory=dict)
     found: set[str] = field(default_factory=set)
@@ -205,7 +214,7 @@ class _Work:
     def _finish(self, result: CellResult) -> None:
         if result.unexpected and Ranks.current().size > 1:  # the other ranks may wait for this one for ever
             raise MeasureError(f"a process of the job failed, which ends the job: {result.error}")
-        self.fresh[result.cell.key] = result
+        self.fresh[result.cell.key] = result if self.keep_scores else replace(result, scores=[], report=None)
         if self.store is not None:
             self.store.write(result)
             if self.scratch is not None and not result.error:

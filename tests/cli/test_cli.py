@@ -30,7 +30,9 @@ from ssa_analysis.checkpoints.layouts import LAYOUTS
 from ssa_analysis.data.datasets import DATASETS
 from ssa_analysis.measures import MEASURES
 from ssa_analysis.measures.base import Measure, MeasureSettings
+from ssa_analysis.running import scoring
 from ssa_analysis.running.plan import Cell, CellResult, default_measures
+from ssa_analysis.running.scoring import ScoringSummary
 from ssa_analysis.running.store import Store
 from ssa_analysis.scores import JSON_FIELDS, Score
 from ssa_analysis.stopping import gentle_interrupts, request_stop
@@ -227,6 +229,20 @@ class TestScore:
         ended = cli("score", good, *DATA, *CHEAP)
         assert (ended.code, ended.raw) == (0, b"")
         assert Path("scores.db").is_file()
+
+    @pytest.mark.parametrize("options", [(), ("--json",), ("--fail-if", "alignment<0")])
+    def test_scores_are_kept_in_memory_where_something_is_said_of_them(
+        self, cli: Cli, good: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+    ) -> None:
+        ends: list[ScoringSummary] = []
+
+        def run_cells(*arguments: Any, **options: Any) -> ScoringSummary:
+            ends.append(scoring.run_cells(*arguments, **options))
+            return ends[0]
+
+        monkeypatch.setattr(score_verb, "run_cells", run_cells)
+        assert cli("score", good, *DATA, *CHEAP, *options).code == 0
+        assert bool(ends[0].scores) == bool(options)
 
     def test_globs_folders_and_files_once_each(self, cli: Cli, trained: Any) -> None:
         def found(*patterns: object) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +107,20 @@ def test_the_second_run_computes_nothing_and_gives_the_same_scores(checkpoints: 
     assert [s.to_json() for s in second.scores] == [s.to_json() for s in first.scores]
     ones, twos = (s.value for s in first.scores if s.name == "sum")
     assert twos == pytest.approx(2 * ones)
+
+
+def test_scores_that_are_not_to_be_kept_leave_the_memory(checkpoints: list[Path], store: Store, toy: Toy) -> None:
+    cells, seen = cells_of(checkpoints, "toy"), []
+
+    def watch(result: CellResult) -> None:
+        seen.extend(weakref.ref(score) for score in result.scores)
+        gc.collect()
+        assert [score() is None for score in seen] == [True] * (len(seen) - 2) + [False] * 2  # those of the last cell
+
+    summary = run(cells, store, on_result=watch, keep_scores=False)
+    assert (len(seen), summary.scores, summary.computed, summary.reused) == (4, [], 2, 0)
+    assert run(cells, store, keep_scores=False).scores == []
+    assert len(run(cells, store).scores) == 4
 
 
 def test_only_what_is_missing_runs(checkpoints: list[Path], store: Store, toy: Toy) -> None:
