@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 FINE, RAISES, HANGS, HANGS_WITH_THE_LOCK, TAKES_MEMORY, TAKES_TOO_MUCH = range(6)
-PER_IMAGE = {TAKES_MEMORY: 2**22, TAKES_TOO_MUCH: 2**23}  # numbers of four bytes: 2 or 4 GiB for a batch of 128 images
+PER_IMAGE = {TAKES_MEMORY: 2**21, TAKES_TOO_MUCH: 2**22}  # numbers of four bytes: 1 or 2 GiB for a batch of 128 images
 
 
 class Net(nn.Module):

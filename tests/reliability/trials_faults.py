@@ -253,7 +253,7 @@ def memory_limit(size: int) -> Iterator[Path]:
 
 @trial(
     "fault",
-    "a worker that the system kills for want of memory (a control group of 4 GiB)",
+    "a worker that the system kills for want of memory (a control group of 2 GiB)",
     "its cell is tried again in batches of a quarter: one that then fits is stored with the numbers of a net that has the same "
     "weights and no such want, one that does not has failed for that reason; the rest goes on",
     few=1,
@@ -261,7 +261,7 @@ def memory_limit(size: int) -> Iterator[Path]:
     absent=no_memory_limit,
 )
 def out_of_memory(tally: Tally, times: int, folder: Path) -> None:
-    """Of 256 images, as many as a measure gives them at once, the nets take 4 and 8 GiB, of 128 the half of it."""
+    """Of 256 images, as many as a measure gives them at once, the nets take 2 and 4 GiB, of 128 the half of it."""
     faults = ((nets.FINE, "fine"), (nets.TAKES_MEMORY, "much"), (nets.TAKES_TOO_MUCH, "too-much"))
     for fault, name in faults:
         nets.write(folder / f"{name}.pt", fault)
@@ -280,7 +280,7 @@ def out_of_memory(tally: Tally, times: int, folder: Path) -> None:
         tally.count("one fits at the second try, one never, one at once", problem)
 
 
-LIMIT = 4 * 2**30
+LIMIT = 2 * 2**30
 
 
 def values_of(store: Path, name: str) -> dict[str, float]:

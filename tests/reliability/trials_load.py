@@ -9,6 +9,7 @@ import statistics
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from commands import TRAIN
@@ -148,6 +149,7 @@ def lost_node(tally: Tally, times: int, folder: Path) -> None:
     from ray.cluster_utils import Cluster
 
     from ssa_analysis.running.executors import RayExecutor
+    from ssa_analysis.running.executors.base import Tries
     from ssa_analysis.running.plan import DataSpec, loaded_data, make_cells
     from ssa_analysis.running.scoring import run_cells
     from ssa_analysis.running.store import Store
@@ -159,14 +161,20 @@ def lost_node(tally: Tally, times: int, folder: Path) -> None:
     spec = DataSpec("digits", subset=300)
     paths = [Path("runs") / f"{n:04d}" / "last.pt" for n in range(8)]
     shared = {"views": "own", "tau": None, "loss": "contrastive", "backend": "lanczos"}
-    here = Path.cwd()
+    here, losses, lost = Path.cwd(), list[str](), Tries.lost
+
+    def noted(tries: Tries, *arguments: Any) -> Any:
+        losses.append(tries.job.key)
+        return lost(tries, *arguments)
+
     for number in range(times):
+        before = len(losses)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         try:
             os.chdir(folder)
             nodes = [cluster.add_node(num_cpus=4) for _ in range(2)]
             ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-            moment, seen = draw.randrange(1, 20), [0]
+            moment, seen = draw.randrange(1, 13), [0]
 
             def kill(
                 result: object, moment: int = moment, seen: list[int] = seen, nodes: list[Any] = nodes, cluster: Any = cluster
@@ -176,11 +184,13 @@ def lost_node(tally: Tally, times: int, folder: Path) -> None:
                     cluster.remove_node(nodes[0], allow_graceful=False)
 
             cells = make_cells(paths, loaded_data(spec), CHEAP.split(","), 0, shared, {})
-            with Store(f"{number}.db") as store:
+            with Store(f"{number}.db") as store, patch.object(Tries, "lost", noted):
                 summary = run_cells(cells, spec, executor=RayExecutor(workers=8), store=store, on_result=kill)
             problem = "; ".join(str(failure.error) for failure in summary.failures)
         finally:
             os.chdir(here)
             ray.shutdown()
             cluster.shutdown()
+        problem = problem or ("" if len(losses) > before else "no worker was lost with the node")
         tally.count("same store", problem or difference(content_of(folder / f"{number}.db"), content_of(folder / "one.db")))
+    tally.notes.append(f"{len(losses)} workers lost")
