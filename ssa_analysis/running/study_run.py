@@ -136,8 +136,9 @@ def score_missing(
     failures: list[CellResult] = []
     for spec, cells in plans:
         done = run_cells(
-            cells, spec, executor=executor, store=store, device=device, on_result=on_result, timeout=timeout, tell=tell
-        )
+            cells, spec, executor=executor, store=store, device=device, on_result=on_result, timeout=timeout, tell=tell,
+            keep_scores=False,
+        )  # fmt: skip
         failures += done.failures
         if stop_requested():
             break

@@ -148,7 +148,9 @@ def test_only_a_run_at_its_last_epoch_is_trained(finished: tuple[Study, StudyFol
     assert not is_trained(tmp_path / "half.pt", run.settings)
 
 
-def test_a_finished_study_has_nothing_left_to_do(finished: tuple[Study, StudyFolder]) -> None:
+def test_a_finished_study_has_nothing_left_to_do(finished: tuple[Study, StudyFolder], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are the scores of all its cells taken into memory."""
+    monkeypatch.setattr(Store, "scores_of", None)
     study, folder = finished
     assert missing_runs(study, folder) == []
     with Store(folder.store) as store:
