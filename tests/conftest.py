@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import multiprocessing
 import os
 import pickle
@@ -45,6 +46,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests are shared out in their own order; by itself ``--dist loadfile`` begins with the files that have most of them."""
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What the imports have made stays to the end; looking through it for garbage again and again takes its time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import hashlib
 import json
@@ -289,12 +290,26 @@ def test_several_data_sets_need_a_choice(
 
 def test_a_folder_that_cannot_be_made(store: Store, tmp_path: Path) -> None:
     (tmp_path / "report").write_text("a file stands here")
+    before = gc.get_threshold()
     with pytest.raises(OutputError, match=r"report: cannot write there .*; choose another folder"):
         write_report(store, tmp_path / "report")
+    assert gc.get_threshold() == before
 
 
 def test_the_steps_are_told(store: Store, tmp_path: Path) -> None:
-    steps: list[str] = []
-    write_report(store, tmp_path / "report", on_step=steps.append)
+    steps, collections, before = list[str](), set[tuple[int, int, int]](), gc.get_threshold()
+
+    def tell(step: str) -> None:
+        steps.append(step)
+        collections.add(gc.get_threshold())
+
+    gc.set_threshold(700, 10, 10)
+    try:
+        write_report(store, tmp_path / "report", on_step=tell)
+        assert gc.get_threshold() == (700, 10, 10)
+    finally:
+        gc.set_threshold(*before)
+    assert len(collections) == 1
+    assert collections.pop()[0] > 7000, "Python looks for garbage as often as ever while figures are drawn"
     titles = [entry.title for entry in (*FIGURES, TRAINING_CURVES)]
     assert steps == ["links", *titles, "tables", "page"]
