@@ -33,8 +33,8 @@ EXTRAS = {
     "parquet": ["pyarrow>=14"],
     "tensorboard": ["tensorboard>=2.14"],
     "peers": ["curvlinops-for-pytorch>=3.0"],
-    "ray": ["ray>=2.10"],
-    "slurm": ["submitit>=1.5.1"],
+    "ray": ["ray>=2.40"],
+    "slurm": ["submitit>=1.5.4"],
     "docs": ["sphinx>=8.1", "myst-parser>=4.0", "furo>=2024.8.6", "sphinx-click>=6.0"],
 }
 # coverage-guided fuzzing of the readers; its wheels are for Linux
@@ -43,7 +43,7 @@ EXTRAS["fuzz"] = [ATHERIS]
 EXTRAS["test"] = [
     "pytest>=8.2",
     "hypothesis>=6.100",
-    "safetensors>=0.4.3",  # whose files are compared with what is read here
+    "safetensors>=0.6.1",  # whose files are compared with what is read here
     "pytest-xdist>=3.6",
     *EXTRAS["parquet"],
     *EXTRAS["peers"],

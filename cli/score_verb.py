@@ -172,15 +172,18 @@ def run_and_print(
                 "--time-budget, --cell-timeout and --dry-run are for one process; torchrun has started several"
             )
     with joined_ranks(resolve_device(how.device)) as (ranks, device):
-        _run_and_print(
+        ended = _run(
             ranks, replace(how, device=device), checkpoints, spec, measures, overrides, shared, seed, store_path, options
         )
+    if ended is not None and ranks.rank == 0:
+        _finish(*ended, store_path, how)
 
 
-def _run_and_print(
+def _run(
     ranks: Ranks, how: How, checkpoints: tuple[str, ...], spec: DataSpec, measures: list[str],
     overrides: dict[str, dict[str, str]], shared: dict[str, object], seed: int, store_path: str, options: LoadOptions,
-) -> None:  # fmt: skip
+) -> tuple[ScoringSummary, int, bool] | None:  # fmt: skip
+    """What was scored, how many checkpoints were left out, and whether it was stopped; None of a dry run."""
     deadline = Deadline.within(how.budget) if how.budget is not None else None
     paths, left_out = known_checkpoints(checkpoints)
     if ranks.rank == 0:
@@ -205,7 +208,7 @@ def _run_and_print(
         say(f"{loaded.name}: {len(loaded.labels)} images ({sizes}); {len(todo)} of {len(cells)} cells to compute")
         if how.dry_run and costs is not None:
             _say_plan(estimate_scoring(todo, loaded, costs), costs, how)
-            return
+            return None
         progress = Progress(len(todo))
 
         def tell(result: CellResult) -> None:
@@ -229,8 +232,7 @@ def _run_and_print(
     finally:
         if store is not None:
             store.close()
-    if ranks.rank == 0:
-        _finish(summary, left_out, store_path, how, stopped)
+    return summary, left_out, stopped
 
 
 def _say_given_up(fewer: Mapping[str, Mapping[str, int]], chosen: Mapping[str, Any], seconds: float, budget: float) -> None:
@@ -264,7 +266,7 @@ def _headline(scores: list[Score]) -> str:
     return f"{first.name} {first.value:.4g}{error}{note}{' (not converged)' if not first.converged else ''}"
 
 
-def _finish(summary: ScoringSummary, left_out: int, store_path: str, how: How, stopped: bool) -> None:
+def _finish(summary: ScoringSummary, left_out: int, stopped: bool, store_path: str, how: How) -> None:
     if how.as_json:
         print_json(summary.scores)
     why = "undone" if stopped else "for lack of time"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -26,9 +27,11 @@ def check_pattern(text: str) -> None:
     if len(text) > LONGEST:
         raise ValueError(f"longer than {LONGEST} characters")
     try:
-        re.compile(text)
-        found = _open_parts(_parser.parse(text), inside=False, depth=0)
-    except (re.error, OverflowError, RecursionError, MemoryError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Python 3.10 only warns of flags in the middle, which later ones refuse
+            re.compile(text)
+            found = _open_parts(_parser.parse(text), inside=False, depth=0)
+    except (re.error, Warning, OverflowError, RecursionError, MemoryError) as error:
         raise ValueError(str(error) or "nested too deep") from error
     if found > OPEN:
         raise ValueError(f"more than {OPEN} repetitions of any number")

@@ -150,10 +150,12 @@ def predictions(
         predicted = predict_left_out(x, target, groups, design.configuration)
         squared, total, absolute = (target - predicted) ** 2, (target - centre) ** 2, np.abs(target - predicted)
         r2 = 1 - squared.sum() / total.sum()
+        with np.errstate(divide="ignore", invalid="ignore"):  # draws of nothing but one configuration, which have no R²
+            drawn_r2 = 1 - (weights @ squared) / (weights @ total)
         found.append(
             Prediction(
                 name, columns, leave_out, len(target),
-                percentile_interval(float(r2), 1 - (weights @ squared) / (weights @ total), design.configurations),
+                percentile_interval(float(r2), drawn_r2, design.configurations),
                 percentile_interval(float(absolute.mean()), (weights @ absolute) / weights.sum(1), design.configurations),
                 _spearman(predicted, target),
                 predicted, target,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.numerics.ranks import Ranks
 
+TO_LEAVE = 10.0  # seconds that a rank that fails has to say why and end
 PATIENCE = timedelta(days=7)  # one rank may compute alone for long; a rank that dies ends the job at once anyway
 
 
@@ -44,8 +46,18 @@ def joined_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
         ) from error
     try:
         yield Ranks.current(), device
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        _leave_at_once()
+        raise
+    dist.destroy_process_group()
+
+
+def _leave_at_once() -> None:
+    """This rank fails, perhaps alone: taking the group apart may wait for ever for ranks that wait for this one, and so may the
+    end of the interpreter. The system then ends the process, and torchrun the others."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, TO_LEAVE)
 
 
 def first_problem(problem: str | None) -> str | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ import ssa_analysis.cli
 import ssa_analysis.reports
 import torch
 import torch.distributed as dist
+from processes import forking
 from torch import nn
 
 import ssa_analysis
+from ssa_analysis.running import ranks
 
 pytestmark = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
 
@@ -139,6 +144,27 @@ def test_a_process_that_fails_alone_does_not_leave_the_others_waiting(
     assert re.search(message, job.stderr), job.stderr
     assert job.stdout == ""
     assert all(status == "failed" for _, status in cells(tmp_path / "job.db"))
+
+
+def fails_and_cannot_end() -> None:
+    """What gloo does now and then where the other rank waits for this one."""
+    os.environ |= {"WORLD_SIZE": "2", "RANK": "1"}
+    ranks.TO_LEAVE = 0.5
+    dist.init_process_group = lambda *arguments, **options: None
+    dist.destroy_process_group = lambda: time.sleep(60)
+    with contextlib.suppress(ArithmeticError), ranks.joined_ranks("cpu"):
+        raise ArithmeticError
+    time.sleep(60)
+
+
+def test_a_process_that_fails_ends_even_where_the_job_cannot_be_left() -> None:
+    process = forking().Process(target=fails_and_cannot_end)
+    process.start()
+    process.join(30)
+    try:
+        assert process.exitcode == -signal.SIGALRM
+    finally:
+        process.kill()
 
 
 def test_workers_within_a_job_are_refused(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, good: Path) -> None:

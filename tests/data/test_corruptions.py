@@ -405,7 +405,8 @@ def test_chamfer_distance_is_the_shortest_path_of_its_steps() -> None:
                 rows.append(y * width + x)
                 columns.append((y + dy) * width + x + dx)
                 lengths.append(length)
-    graph = csr_array((lengths, (rows, columns)), shape=(height * width,) * 2)
+    places = np.array([rows, columns], np.int32)  # the only ones that older scipy takes here
+    graph = csr_array((lengths, (places[0], places[1])), shape=(height * width,) * 2)
     edges = (
         torch.rand(5, height, width, generator=torch.Generator().manual_seed(0))
         < torch.tensor([0.0, 0.01, 0.02, 0.1, 0.5])[:, None, None]

@@ -287,6 +287,7 @@ def measured(row: str, case: Case, data: Data) -> Measured:
     assert settings is not None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", r"torch.(is|get|set)_autocast", DeprecationWarning)  # raised inside torch 2.4
         return run_measure(MEASURES.get(SMALL[row][0]), settings, encoder, case.data(data))
 
 
