@@ -108,11 +108,12 @@ def test_tensors_of_one_storage_still_share_it(tmp_path: Path) -> None:
 
 
 def test_new_types_of_numbers(tmp_path: Path) -> None:
-    stored = "uint16" in {
-        str(kind).removeprefix("torch.") for kind in torch.storage._dtype_to_storage_type_map()
-    }  # torch 2.4 cannot
-    content = {"a": torch.arange(3).to(torch.uint16 if stored else torch.int16), "b": torch.ones(2).to(torch.float8_e4m3fn)}
-    found = read_file(save(content, tmp_path / "new.pt", "zip"))
+    content = {"a": torch.arange(3).to(torch.uint16), "b": torch.ones(2).to(torch.float8_e4m3fn)}
+    try:
+        path = save(content, tmp_path / "new.pt", "zip")
+    except KeyError:
+        pytest.skip("this torch writes no uint16")  # 2.4
+    found = read_file(path)
     assert [(t.dtype, t.float().tolist()) for t in found.values()] == [(t.dtype, t.float().tolist()) for t in content.values()]
 
 

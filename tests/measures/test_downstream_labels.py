@@ -106,6 +106,6 @@ def test_the_marks_of_invariance_hold_when_filters_are_scaled(encoder: Encoder, 
                 moved.append((score, change))
     assert [row for row in kept if row[1] > 0.02] == []
     # ratios of eigenvalues move little when one layer of three is scaled
-    still = {score for score, change in moved if change < 0.005} - {"curvature.lambda_ratio", "curvature.negative_mass"}
+    still = {score for score, change in moved if change < 0.02} - {"curvature.lambda_ratio", "curvature.negative_mass"}
     assert still == set()
     assert {"curvature.lambda_max", "flatness.worst_case", "representation.weight_norm"} <= {score for score, _ in moved}

@@ -73,7 +73,7 @@ def measured(encoder: Encoder, data: Data, **values: object) -> list[Score]:
 
 
 def assert_invariant(before: list[Score], after: list[Score]) -> None:
-    """The scores marked invariant stay with their errors, to rounding; the others move by more than 0.2 %."""
+    """The scores marked invariant stay with their errors, to rounding; the others move by more than 1 %."""
     for old, new in zip(before, after, strict=True):
         assert old.name == new.name
         if old.settings["invariance"] == "layer rescaling":
@@ -82,7 +82,7 @@ def assert_invariant(before: list[Score], after: list[Score]) -> None:
                 assert getattr(new, field) == (known if known is None else pytest.approx(known, rel=1e-7)), (old.name, field)
             assert new.converged == old.converged
         else:
-            assert new.value != pytest.approx(old.value, rel=0.002), old.name
+            assert new.value != pytest.approx(old.value, rel=0.01), old.name
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ class TestBatchNorm:
             for batchnorm, found in losses.items():
                 found.append(arrays_of(landscape(encoder, digits, small(batchnorm=batchnorm, span=0.3)), "rise_full")["loss"])
         change = {batchnorm: np.abs(after - before).max() for batchnorm, (before, after) in losses.items()}
-        assert change["frozen"] > 0.005
+        assert change["frozen"] > 0.02
         assert change["reestimated"] < 1e-3
 
     def test_without_batchnorm_both_agree(self, encoder: Encoder, digits: Data) -> None:

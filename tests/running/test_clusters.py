@@ -150,7 +150,6 @@ def test_a_job_in_one_piece_fails_when_its_attempts_are_used_up() -> None:
     assert [e.kind for e in events] == ["value", "failed"]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files that older Ray leaves open
 class TestRay:
     @pytest.fixture(autouse=True)
     def ray(self, package_for_workers: None) -> Any:
