@@ -28,10 +28,12 @@ def check_pattern(text: str) -> None:
         raise ValueError(f"longer than {LONGEST} characters")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Python 3.10 only warns of flags in the middle, which later ones refuse
+            warnings.simplefilter(
+                "error", DeprecationWarning
+            )  # Python 3.10 only warns of flags in the middle, which later ones refuse
             re.compile(text)
             found = _open_parts(_parser.parse(text), inside=False, depth=0)
-    except (re.error, Warning, OverflowError, RecursionError, MemoryError) as error:
+    except (re.error, DeprecationWarning, OverflowError, RecursionError, MemoryError) as error:
         raise ValueError(str(error) or "nested too deep") from error
     if found > OPEN:
         raise ValueError(f"more than {OPEN} repetitions of any number")
