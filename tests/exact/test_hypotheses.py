@@ -36,7 +36,7 @@ from ssa_analysis.linking.prediction import (
     ridge_fit,
 )
 from ssa_analysis.linking.resampling import permutation_p, permutations_of
-from ssa_analysis.linking.table import design_of, wide_table
+from ssa_analysis.linking.table import Design, design_of, wide_table
 from ssa_analysis.numerics.resampling import Interval
 from ssa_analysis.training.settings import METHODS
 
@@ -289,6 +289,17 @@ def test_predictions_tell_a_useful_score_from_a_useless_one() -> None:
             rest = np.square(target - found[name, groups].predicted).sum() / np.square(target - others).sum()
             assert found[name, groups].r2.value == pytest.approx(1 - rest, rel=1e-12)
     assert found[SETTINGS, "configuration"].r2.value > 0.5  # the rate explains the most of it
+
+
+def test_resamples_in_which_nothing_is_left_to_predict_count_for_nothing() -> None:
+    """Four of six checkpoints have the accuracy that the others have on average; some of the resamples are of them alone."""
+    target = np.array([0.0, 2.0, 1.0, 1.0, 1.0, 1.0])
+    table = pd.DataFrame({"score": [0.1, 1.8, 1.2, 0.9, 1.1, 0.8]}, index=list("abcdef"))
+    unknown = np.full(6, -1.0)
+    design = Design(pd.DataFrame(index=table.index), np.arange(6), np.array(["x"] * 6), unknown.astype(int), unknown * np.nan)
+    (found,) = predictions(table, target, design, {"score": ["score"]}, draws=500)
+    assert np.isfinite([found.r2.value, found.r2.low, found.r2.high]).all()
+    assert found.r2.low < found.r2.value < found.r2.high
 
 
 def test_the_number_of_checkpoints_needed_gives_the_power_it_promises() -> None:
