@@ -33,7 +33,7 @@ EXTRAS = {
     "parquet": ["pyarrow>=14"],
     "tensorboard": ["tensorboard>=2.14"],
     "peers": ["curvlinops-for-pytorch>=3.0"],
-    "ray": ["ray>=2.40"],
+    "ray": ["ray>=2.56.1"],
     "slurm": ["submitit>=1.5.4"],
     "docs": ["sphinx>=8.1", "myst-parser>=4.0", "furo>=2024.8.6", "sphinx-click>=6.0"],
 }

@@ -100,7 +100,7 @@ def _grad(
     found = torch.autograd.grad(
         outputs, list(inputs), vectors, retain_graph, create_graph, allow_unused=True, materialize_grads=True
     )
-    return list(found)
+    return list(found) if create_graph else [g.detach() for g in found]  # the zeros of torch 2.4 require a gradient
 
 
 def _directional(gradients: Sequence[Tensor], vectors: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -216,9 +216,9 @@ class TestBatchNorm:
         for factor in (1.0, 3.0):
             scale(encoder, factor)
             for batchnorm, found in losses.items():
-                found.append(arrays_of(landscape(encoder, digits, small(batchnorm=batchnorm, span=0.3)), "rise_full")["loss"])
+                found.append(arrays_of(landscape(encoder, digits, small(batchnorm=batchnorm, span=0.8)), "rise_full")["loss"])
         change = {batchnorm: np.abs(after - before).max() for batchnorm, (before, after) in losses.items()}
-        assert change["frozen"] > 0.02
+        assert change["frozen"] > 0.05
         assert change["reestimated"] < 1e-3
 
     def test_without_batchnorm_both_agree(self, encoder: Encoder, digits: Data) -> None:

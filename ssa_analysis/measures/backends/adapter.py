@@ -22,6 +22,9 @@ from ssa_analysis.scores import Score
 class BatchModel(nn.Module):
     """Number of a batch ``(1,)`` -> its logits.
 
+    A parameter without part in the loss gets one whose derivatives are all zero: PyHessian fails on it otherwise, and so
+    do curvlinops 3.0.0, and 3.0.1 with torch 2.4.
+
     Args:
         operator: its network must read its weights from ``module``. module: holds all of the operator's parameters.
     """
@@ -29,11 +32,19 @@ class BatchModel(nn.Module):
     def __init__(self, operator: CurvatureOperator, module: nn.Module) -> None:
         super().__init__()
         self.module, self._operator = module, operator
+        found = torch.autograd.grad(operator.batches[0].loss(self._outputs(0)), operator.parameters, allow_unused=True)
+        unused = {id(p) for p, gradient in zip(operator.parameters, found, strict=True) if gradient is None}
+        self._unused = {name for name, p in module.named_parameters() if id(p) in unused}
+
+    def _outputs(self, number: int) -> Tensor:
+        return self._operator.network(self._operator.batches[number].inputs)
 
     def forward(self, number: Tensor) -> Tensor:
         """The logits of that batch."""
-        batch = self._operator.batches[int(number)]
-        return batch.loss.logits(self._operator.network(batch.inputs))
+        logits = self._operator.batches[int(number)].loss.logits(self._outputs(int(number)))
+        # by name, because curvlinops puts other tensors in their places
+        nothing = [0 * p.square().sum() for name, p in self.module.named_parameters() if name in self._unused]
+        return logits + torch.stack(nothing).sum() if nothing else logits
 
 
 class BatchLoss(nn.Module):
