@@ -12,7 +12,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "ssa_analysis" / "version.py").read_text(), re.M).group(1)
 
-# make test-floors runs the tests with the floors below on Python 3.10 (CONTRIBUTING.md says what fails there).
+# make test-floors runs the tests with the floors below on Python 3.10.
 # torchvision pins the torch release it was built for, which keeps the two a matching pair.
 REQUIREMENTS = [
     "torch>=2.4",

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 from ssa_analysis.checkpoints.writing import write_atomically
 from ssa_analysis.errors import OutputError
 from ssa_analysis.models.encoder import Encoder
-from ssa_analysis.paths import ordinary
+from ssa_analysis.paths import ordinary, read_at_most
 
+LARGEST = 256 * 2**20  # bytes of a run's own file that are read
 LOG_COLUMNS = ("epoch", "step", "loss", "lr", "knn", "seconds")
 
 
@@ -52,10 +53,18 @@ def whole_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV file that have all columns and a whole number of epochs; empty where there is no such file.
 
     What a crash leaves of the last row, and the zeros that some file systems leave after a power loss, are no rows.
+
+    Raises:
+        OutputError: it cannot be read, or has more bytes than a log.
     """
     if not ordinary(path):
         return []
-    text = path.read_bytes().decode(errors="replace")
+    try:
+        text = read_at_most(path, LARGEST).decode(errors="replace")
+    except ValueError as error:
+        raise OutputError(f"{path}: no log of a training: {error}; move it to another place") from error
+    except OSError as error:
+        raise OutputError(f"{path}: could not be read ({error.strerror or error})") from error
     text = text[: text.rfind("\n") + 1].replace("\0", "")
     rows: list[dict[str, str]] = []
     with suppress(csv.Error):  # of a damaged file there are those before the damage
@@ -73,7 +82,7 @@ def keep_rows(path: Path, columns: Sequence[str], epoch: int) -> None:
     """Leave a CSV file with its header and the rows up to ``epoch``; a resumed run makes the later ones again.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: it cannot be read or written.
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, extrasaction="ignore", restval="")

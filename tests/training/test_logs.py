@@ -69,6 +69,29 @@ def test_a_row_is_on_the_disk_before_it_is_said(tmp_path: Path, monkeypatch: pyt
     assert synced == [(tmp_path / "log.csv").stat().st_size]
 
 
+def test_a_file_that_is_larger_than_any_log_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    with open(path, "wb") as stream:
+        stream.write(WHOLE.encode())
+        stream.truncate(2**40)
+    for read in (lambda: whole_rows(path, COLUMNS), lambda: keep_rows(path, COLUMNS, 1), lambda: last_row(tmp_path)):
+        with pytest.raises(OutputError, match=r"log\.csv: no log of a training: more than 268,435,456 bytes; move it"):
+            read()
+    assert path.stat().st_size == 2**40
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(WHOLE.encode())
+
+    def refused(*arguments: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("ssa_analysis.training.logs.read_at_most", refused)
+    with pytest.raises(OutputError, match=r"log\.csv: could not be read \(Permission denied\)"):
+        keep_rows(path, COLUMNS, 1)
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"log\.csv: could not be written \(No such file or directory\)"):
         append_rows(tmp_path / "nowhere" / "log.csv", [[1]])
