@@ -15,6 +15,7 @@ from ssa_analysis.errors import SettingsError
 from ssa_analysis.numerics.ranks import Ranks
 
 TO_LEAVE = 10.0  # seconds that a rank that fails has to say why and end
+_LEFT: list[object] = []
 PATIENCE = timedelta(days=7)  # one rank may compute alone for long; a rank that dies ends the job at once anyway
 
 
@@ -49,6 +50,16 @@ def joined_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
     except BaseException:
         _leave_at_once()
         raise
+    leave_group()
+
+
+def leave_group() -> None:
+    """``destroy_process_group`` that cannot wait for ever.
+
+    Until torch 2.8 the end of a Gloo group joins its threads while it holds Python's lock, for which one of them waits that is
+    about to drop a tensor (pytorch/pytorch#154976). The group is kept until the process ends: all its threads are idle by then.
+    """
+    _LEFT.append(dist.group.WORLD)
     dist.destroy_process_group()
 
 

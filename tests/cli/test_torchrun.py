@@ -167,6 +167,28 @@ def test_a_process_that_fails_ends_even_where_the_job_cannot_be_left() -> None:
         process.kill()
 
 
+def joins_and_leaves(folder: Path) -> None:
+    """Tensors that nobody else holds are dropped by the threads of the group, as after ``broadcast_object_list``."""
+    for number in range(100):
+        dist.init_process_group("gloo", init_method=f"file://{folder / str(number)}", rank=0, world_size=1)
+        dist.all_gather_object([None], {"some": torch.ones(3)})
+        dist.all_reduce(torch.ones(100_000))
+        dist.broadcast_object_list([torch.ones(1000)])
+        ranks.leave_group()
+
+
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
+def test_a_group_is_left_whatever_its_threads_still_hold(tmp_path: Path) -> None:
+    """Torch before 2.8 waits for ever in ``destroy_process_group``, at the first few of these."""
+    process = forking().Process(target=joins_and_leaves, args=(tmp_path,))
+    process.start()
+    process.join(60)
+    try:
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+
+
 def test_workers_within_a_job_are_refused(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, good: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "--workers and --executor are for one process" in cli("score", good, *DATA, "--workers", 2).usage()

@@ -17,6 +17,7 @@ from ssa_analysis.errors import MeasureError
 from ssa_analysis.measures.fixed_loss import contrastive_loss, supervised_loss
 from ssa_analysis.numerics.hessian import Batch, CurvatureOperator
 from ssa_analysis.numerics.ranks import Ranks
+from ssa_analysis.running.ranks import leave_group
 from ssa_analysis.numerics.spectrum import analyse_spectrum
 
 LIMIT = timedelta(seconds=60)
@@ -85,7 +86,7 @@ def work(rank: int, size: int, folder: str) -> None:
             answers["too few"] = str(error)
         (path / f"{rank}.pkl").write_bytes(pickle.dumps(answers))
     finally:
-        dist.destroy_process_group()
+        leave_group()
 
 
 @pytest.fixture(scope="module", params=[2, 3])

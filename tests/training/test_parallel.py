@@ -18,6 +18,7 @@ from torch import Tensor
 from ssa_analysis.checkpoints.loading import load_checkpoint
 from ssa_analysis.data.datasets import load_data
 from ssa_analysis.errors import SettingsError
+from ssa_analysis.running.ranks import leave_group
 from ssa_analysis.running.recording import Recorder
 from ssa_analysis.training.loop import build_encoder, gradient_of, train
 from ssa_analysis.training.optimizers import build_optimizer
@@ -69,7 +70,7 @@ def _rank(rank: int, size: int, meeting: str, function: Callable[..., Any], argu
         result = function(*arguments)
         Path(f"{out}{rank}").write_bytes(pickle.dumps(result))
     finally:
-        dist.destroy_process_group()
+        leave_group()
 
 
 def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
