@@ -17,8 +17,8 @@ from ssa_analysis.errors import MeasureError
 from ssa_analysis.measures.fixed_loss import contrastive_loss, supervised_loss
 from ssa_analysis.numerics.hessian import Batch, CurvatureOperator
 from ssa_analysis.numerics.ranks import Ranks
-from ssa_analysis.running.ranks import leave_group
 from ssa_analysis.numerics.spectrum import analyse_spectrum
+from ssa_analysis.running.ranks import leave_group
 
 LIMIT = timedelta(seconds=60)
 SIZES = (7, 10)  # inputs of the supervised batches: uneven shares for two and for three processes
