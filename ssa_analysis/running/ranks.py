@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from ssa_analysis.errors import SettingsError
 from ssa_analysis.numerics.ranks import Ranks
 
+TO_BE_IDLE = 0.2  # seconds that the threads of a group have to drop what they hold
 TO_LEAVE = 10.0  # seconds that a rank that fails has to say why and end
 _LEFT: list[object] = []
 PATIENCE = timedelta(days=7)  # one rank may compute alone for long; a rank that dies ends the job at once anyway
@@ -57,10 +59,12 @@ def leave_group() -> None:
     """``destroy_process_group`` that cannot wait for ever.
 
     Until torch 2.8 the end of a Gloo group joins its threads while it holds Python's lock, for which one of them waits that is
-    about to drop a tensor (pytorch/pytorch#154976). The group is kept until the process ends: all its threads are idle by then.
+    about to drop a tensor (pytorch/pytorch#154976). So the group is kept until the process ends, and its threads are given the
+    lock before that: one that waits for it when the interpreter ends aborts the process (pytorch/pytorch#179291).
     """
     _LEFT.append(dist.group.WORLD)
     dist.destroy_process_group()
+    time.sleep(TO_BE_IDLE)
 
 
 def _leave_at_once() -> None:

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +170,7 @@ def test_a_process_that_fails_ends_even_where_the_job_cannot_be_left() -> None:
 
 def joins_and_leaves(folder: Path) -> None:
     """Tensors that nobody else holds are dropped by the threads of the group, as after ``broadcast_object_list``."""
+    ranks.TO_BE_IDLE = 0.0
     for number in range(100):
         dist.init_process_group("gloo", init_method=f"file://{folder / str(number)}", rank=0, world_size=1)
         dist.all_gather_object([None], {"some": torch.ones(3)})
@@ -187,6 +189,15 @@ def test_a_group_is_left_whatever_its_threads_still_hold(tmp_path: Path) -> None
         assert process.exitcode == 0
     finally:
         process.kill()
+
+
+def test_the_threads_of_a_group_are_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is late with what it holds would abort the process at its end."""
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    dropped = threading.Timer(0.1, lambda: None)
+    dropped.start()
+    ranks.leave_group()
+    assert not dropped.is_alive()
 
 
 def test_workers_within_a_job_are_refused(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, good: Path) -> None:
