@@ -28,9 +28,8 @@ def check_pattern(text: str) -> None:
         raise ValueError(f"longer than {LONGEST} characters")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "error", DeprecationWarning
-            )  # Python 3.10 only warns of flags in the middle, which later ones refuse
+            # Python 3.10 only warns of flags in the middle, which later ones refuse
+            warnings.simplefilter("error", DeprecationWarning)
             re.compile(text)
             found = _open_parts(_parser.parse(text), inside=False, depth=0)
     except (re.error, DeprecationWarning, OverflowError, RecursionError, MemoryError) as error:

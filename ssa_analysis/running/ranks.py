@@ -17,8 +17,8 @@ from ssa_analysis.numerics.ranks import Ranks
 
 TO_BE_IDLE = 0.2  # seconds that the threads of a group have to drop what they hold
 TO_LEAVE = 10.0  # seconds that a rank that fails has to say why and end
-_LEFT: list[object] = []
 PATIENCE = timedelta(days=7)  # one rank may compute alone for long; a rank that dies ends the job at once anyway
+_LEFT: list[object] = []  # groups, see leave_group
 
 
 @contextmanager
